@@ -1,0 +1,55 @@
+package solver
+
+import (
+	"context"
+
+	"github.com/buildd/buildd/cache"
+	"github.com/opencontainers/go-digest"
+)
+
+// Vertex is a step of a build graph. Vertices are immutable once a build has
+// seen them, and one build knows one Vertex per Digest.
+type Vertex struct {
+	// Digest is the LLB digest of the step's definition, inputs included.
+	Digest digest.Digest
+	// Name is what progress calls the step.
+	Name string
+	// Group is the progress group's ID, name and weak flag; nil without one.
+	Group *Group
+	Op    Op
+	// Inputs are in the order of the op's inputs.
+	Inputs []Edge
+	// NoCache makes the step run although its key may be known (--no-cache).
+	NoCache bool
+	// Step names the step across builds of the same target, so that a miss can
+	// be explained by what changed since; "" if the step has no such name.
+	Step string
+}
+
+// Group lets progress show several vertices as one.
+type Group struct {
+	ID, Name string
+	Weak     bool
+}
+
+// Edge is one output of a vertex.
+type Edge struct {
+	Vertex *Vertex
+	Output int
+}
+
+// Op is what a vertex does, as far as the solver has to know it.
+type Op interface {
+	// Digest covers all that the outcome depends on except the inputs. For a
+	// source it pins what the source names now.
+	Digest(ctx context.Context, b *Build) (cache.Key, error)
+	// Selector says which files of input i count. Empty: the input counts by
+	// its key.
+	Selector(i int) cache.Selector
+	// Parts names what Digest covers, for the explanation of a miss.
+	Parts() []Part
+}
+
+// Part is one named part of what a key was derived from, such as an argument,
+// the image's digest or an input's content.
+type Part struct{ Name, Value string }

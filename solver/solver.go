@@ -1,0 +1,4 @@
+package solver
+
+// Build is one client's request.
+type Build struct{ ID string }
