@@ -48,6 +48,8 @@ type Op interface {
 	Selector(i int) cache.Selector
 	// Parts names what Digest covers, for the explanation of a miss.
 	Parts() []Part
+	// Kind is the BuildKit usage record type of the result, such as "regular".
+	Kind() string
 }
 
 // Part is one named part of what a key was derived from, such as an argument,

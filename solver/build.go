@@ -1,0 +1,202 @@
+package solver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/buildd/buildd/cache"
+	"github.com/buildd/buildd/cache/flight"
+	"github.com/opencontainers/go-digest"
+)
+
+// State is how far a vertex has come within a build.
+type State struct {
+	Started, Completed time.Time
+	Cached             bool
+	Err                error
+}
+
+// Events receives a build's progress. Its methods are called from many
+// goroutines and must not block for long.
+type Events interface {
+	Vertex(v *Vertex, s State)
+	Log(v *Vertex, stream int, data []byte)
+	Status(v *Vertex, s Status)
+	// Missed says why v has to run: what differs from the last time that a
+	// step of its name was asked for. Nil changes: it is new.
+	Missed(v *Vertex, changes []Change)
+}
+
+// BuildConfig says what a build lends to its steps.
+type BuildConfig struct {
+	ID string
+	// Sessions are the client sessions that lend files, secrets and credentials.
+	Sessions []string
+	Events   Events
+	// Hold keeps a tree from being evicted until the build ends. It returns
+	// cache.ErrNotFound if the tree is gone.
+	Hold func(cache.Tree) error
+	// Memory of the last builds of the same target; nil explains nothing.
+	Memory Memory
+}
+
+// Build is one client's request: the vertices that it knows, and what it has
+// found out about them. It is safe for concurrent use.
+type Build struct {
+	ID       string
+	s        *Solver
+	sessions []string
+	events   Events
+	hold     func(cache.Tree) error
+	memory   Memory
+
+	keys    memo[key]
+	results memo[[]cache.Tree]
+
+	mu       sync.Mutex // guards vertices and cached
+	vertices map[digest.Digest]*Vertex
+	cached   map[digest.Digest]bool // said to be cached, or running
+}
+
+// NewBuild starts a build.
+func (s *Solver) NewBuild(c BuildConfig) *Build {
+	return &Build{
+		ID: c.ID, s: s, sessions: c.Sessions, events: c.Events, hold: c.Hold, memory: c.Memory,
+		vertices: map[digest.Digest]*Vertex{}, cached: map[digest.Digest]bool{},
+	}
+}
+
+// Sessions returns the client sessions that the build was started with.
+func (b *Build) Sessions() []string { return b.sessions }
+
+// Intern returns the vertex that this build knows under v's digest, which is v
+// if there was none. A vertex asked for without the cache makes the known one
+// ignore it too.
+func (b *Build) Intern(v *Vertex) *Vertex {
+	b.mu.Lock()
+	u, ok := b.vertices[v.Digest]
+	if ok && (u.NoCache || !v.NoCache) {
+		b.mu.Unlock()
+		return u
+	}
+	b.vertices[v.Digest] = v
+	b.mu.Unlock()
+	if !ok {
+		b.events.Vertex(v, State{})
+	}
+	return v
+}
+
+// Solve returns the tree of e, from the cache or by running what is missing.
+// The error of a step that failed is a *StepError.
+func (b *Build) Solve(ctx context.Context, e Edge) (cache.Tree, error) {
+	trees, err := b.solve(ctx, e.Vertex)
+	if err != nil {
+		return "", err
+	}
+	if e.Output < 0 || e.Output >= len(trees) {
+		return "", fmt.Errorf("output %d of %s: the step has %d outputs", e.Output, e.Vertex.Name, len(trees))
+	}
+	return trees[e.Output], nil
+}
+
+func (b *Build) solve(ctx context.Context, v *Vertex) ([]cache.Tree, error) {
+	return b.results.do(ctx, b, v, func(ctx context.Context) ([]cache.Tree, error) {
+		k, err := b.key(ctx, v)
+		if err != nil {
+			return nil, err
+		}
+		if !k.fresh {
+			trees, err := b.lookup(ctx, k.Key)
+			if err == nil {
+				b.tellCached(v)
+				return trees, nil
+			}
+			if !errors.Is(err, cache.ErrNotFound) {
+				return nil, err
+			}
+		}
+		in, err := each(ctx, v.Inputs, b.Solve)
+		if err != nil {
+			return nil, err
+		}
+		// An input that was lost and made again may differ from the one that k
+		// was derived from.
+		if k, err = b.derive(ctx, v); err != nil {
+			return nil, err
+		}
+		return b.run(ctx, v, k, in)
+	})
+}
+
+// lookup returns the trees of a known key, held for this build.
+func (b *Build) lookup(ctx context.Context, k cache.Key) ([]cache.Tree, error) {
+	r, err := b.s.cache.Result(ctx, k)
+	if err != nil {
+		return nil, err
+	}
+	return r.Trees, b.holdAll(r.Trees)
+}
+
+func (b *Build) holdAll(trees []cache.Tree) error {
+	for _, t := range trees {
+		if err := b.hold(t); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// tellCached marks v and what it was made of as cached, so that progress shows
+// every step of a build that ran nothing. Of the inputs no more is known than
+// that they are not needed.
+func (b *Build) tellCached(v *Vertex) {
+	b.mu.Lock()
+	told := b.cached[v.Digest]
+	b.cached[v.Digest] = true
+	b.mu.Unlock()
+	if told {
+		return
+	}
+	for _, e := range v.Inputs {
+		b.tellCached(e.Vertex)
+	}
+	now := time.Now()
+	b.events.Vertex(v, State{Started: now, Completed: now, Cached: true})
+}
+
+// run runs v unless its result is there by now or on its way.
+func (b *Build) run(ctx context.Context, v *Vertex, k key, in []cache.Tree) ([]cache.Tree, error) {
+	b.mu.Lock()
+	b.cached[v.Digest] = true
+	b.mu.Unlock()
+	b.explain(ctx, v, k)
+	id := k.Key
+	if k.fresh {
+		id = cache.Hash("fresh", k.Key[:], []byte(b.ID))
+	}
+	w := &waiter{build: b, vertex: v}
+	out, err := b.s.runs.Do(ctx, id, w, func(ctx context.Context, c *flight.Call[*waiter, outcome]) (outcome, error) {
+		return b.s.perform(ctx, newAudience(c), Step{Key: k.Key, Vertex: v, Inputs: in}, k.fresh)
+	})
+	if err == nil {
+		err = b.holdAll(out.trees)
+	}
+	b.tellDone(w, out.cached, err)
+	if err != nil {
+		return nil, asStepError(v, err)
+	}
+	return out.trees, nil
+}
+
+func (b *Build) tellDone(w *waiter, cached bool, err error) {
+	s := State{Completed: time.Now(), Cached: cached, Err: err}
+	s.Started = s.Completed
+	if t := w.started.Load(); t != nil {
+		s.Started = *t
+	}
+	b.events.Vertex(w.vertex, s)
+}
