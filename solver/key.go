@@ -75,7 +75,13 @@ func (b *Build) content(ctx context.Context, v *Vertex, e Edge, sel cache.Select
 	return key{Key: c}, b.s.cache.SetContent(ctx, k.Key, e.Output, sel, c)
 }
 
-// lender is a build that waits for nothing but its own question.
+// Hold keeps t from being evicted until the build ends.
+func (b *Build) Hold(t cache.Tree) error { return b.hold(t) }
+
+// Lender returns the build as the only one that waits for something that has to
+// do with v.
+func (b *Build) Lender(v *Vertex) Waiters { return lender{b, v} }
+
 type lender struct {
 	b *Build
 	v *Vertex

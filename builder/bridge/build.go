@@ -1,0 +1,156 @@
+package bridge
+
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	"github.com/buildd/buildd/cache"
+	"github.com/buildd/buildd/cache/digest"
+	"github.com/buildd/buildd/frontend"
+	"github.com/buildd/buildd/solver"
+	"github.com/buildd/buildd/solver/llb"
+	"github.com/buildd/buildd/solver/progress"
+	"github.com/buildd/buildd/worker/session"
+	"github.com/buildd/buildd/worker/source"
+	"github.com/moby/buildkit/client/llb/sourceresolver"
+	gwclient "github.com/moby/buildkit/frontend/gateway/client"
+	"github.com/moby/buildkit/solver/errdefs"
+	"github.com/moby/buildkit/solver/pb"
+	godigest "github.com/opencontainers/go-digest"
+)
+
+// Sources is what a build needs of the sources.
+type Sources interface {
+	Pin(ctx context.Context, c session.Client, r source.Request) (source.Pin, error)
+	Describe(ctx context.Context, c session.Client, r source.Request, o sourceresolver.Opt) (*sourceresolver.MetaResponse, error)
+}
+
+// Files opens trees for reading, fetching first what is not here yet.
+type Files interface {
+	Open(ctx context.Context, w solver.Waiters, t cache.Tree) (*digest.View, error)
+}
+
+// Containers makes containers for frontends that ask for one, such as a
+// debugger.
+type Containers interface {
+	NewContainer(ctx context.Context, b *Build, r gwclient.NewContainerRequest) (gwclient.Container, error)
+}
+
+// Config is what the builds of a daemon share.
+type Config struct {
+	Sources    Sources
+	Files      Files
+	Containers Containers
+	// Frontends by the name that clients ask for, such as "dockerfile.v0".
+	Frontends map[string]frontend.Frontend
+	Workers   []gwclient.WorkerInfo
+	// Check refuses malformed ops.
+	Check func(*pb.Op) error
+}
+
+// Build is one client's request.
+type Build struct {
+	*Config
+	Solve   *solver.Build
+	Log     *progress.Log
+	Session string
+	Lend    session.Client
+	// Allow refuses ops that want what the build may not have.
+	Allow func(*pb.Op) error
+
+	memo source.Memo
+
+	mu      sync.Mutex // guards sources
+	sources map[godigest.Digest][]*errdefs.Source
+}
+
+// Load makes a definition's vertices known to the build. A nil edge means that
+// the definition is empty.
+func (b *Build) Load(def *pb.Definition) (*solver.Edge, error) {
+	if def == nil || len(def.Def) == 0 {
+		return nil, nil
+	}
+	b.remember(def.Source)
+	e, err := llb.Load(def, llb.Options{Build: b.Solve, Pinner: b, Check: b.check})
+	if err != nil {
+		return nil, fmt.Errorf("invalid LLB: %w", err)
+	}
+	return &e, nil
+}
+
+func (b *Build) check(op *pb.Op) error {
+	if b.Check != nil {
+		if err := b.Check(op); err != nil {
+			return err
+		}
+	}
+	return b.Allow(op)
+}
+
+// Pin implements llb.Pinner.
+func (b *Build) Pin(ctx context.Context, _ *solver.Build, s *pb.SourceOp, p *pb.Platform) (llb.Pin, error) {
+	pin, err := b.Sources.Pin(ctx, b.Lend, b.request(s, p))
+	if err != nil {
+		return nil, err
+	}
+	if pin.Tree != "" {
+		// The files came with the pin; without them the pin is worth nothing.
+		if err := b.Solve.Hold(pin.Tree); err != nil {
+			pin.Tree = ""
+		}
+	}
+	return Pin(pin), nil
+}
+
+// Pin is a source.Pin as the solver knows it.
+type Pin source.Pin
+
+// PinKey implements llb.Pin.
+func (p Pin) PinKey() string { return p.Key }
+
+func (b *Build) request(s *pb.SourceOp, p *pb.Platform) source.Request {
+	return source.Request{Identifier: s.Identifier, Attrs: s.Attrs, Platform: p, Memo: &b.memo}
+}
+
+// remember keeps where in which file the steps of a definition come from.
+func (b *Build) remember(src *pb.Source) {
+	if src == nil {
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.sources == nil {
+		b.sources = map[godigest.Digest][]*errdefs.Source{}
+	}
+	for d, locs := range src.Locations {
+		d := godigest.Digest(d)
+		if len(b.sources[d]) > 0 {
+			continue
+		}
+		for _, loc := range locs.GetLocations() {
+			if i := loc.GetSourceIndex(); i >= 0 && int(i) < len(src.Infos) {
+				b.sources[d] = append(b.sources[d], &errdefs.Source{Info: src.Infos[i], Ranges: loc.Ranges})
+			}
+		}
+	}
+}
+
+// Locate adds to the error of a step which step it was and where in the
+// Dockerfile it stands, as BuildKit's clients print it.
+func (b *Build) Locate(err error) error {
+	step, ok := asType[*solver.StepError](err)
+	if !ok {
+		return err
+	}
+	if _, located := asType[*errdefs.VertexError](err); located {
+		return err
+	}
+	err = errdefs.WrapVertex(err, step.Vertex.Digest)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, src := range b.sources[step.Vertex.Digest] {
+		err = errdefs.WithSource(err, src)
+	}
+	return err
+}

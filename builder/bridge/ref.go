@@ -1,0 +1,167 @@
+package bridge
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"path"
+
+	"github.com/buildd/buildd/cache"
+	"github.com/buildd/buildd/cache/digest"
+	"github.com/buildd/buildd/solver"
+	"github.com/moby/buildkit/client/llb"
+	gwclient "github.com/moby/buildkit/frontend/gateway/client"
+	"github.com/moby/buildkit/solver/pb"
+	fstypes "github.com/tonistiigi/fsutil/types"
+	"golang.org/x/sys/unix"
+)
+
+// maxRead bounds what a frontend may read of a file in one call.
+const maxRead = 256 << 20
+
+// Ref is a lazy result. It implements gwclient.Reference.
+type Ref struct {
+	b    *Build
+	def  *pb.Definition
+	edge solver.Edge
+}
+
+// NewRef returns the lazy result of a definition; nil for an empty one.
+func (b *Build) NewRef(def *pb.Definition) (*Ref, error) {
+	e, err := b.Load(def)
+	if err != nil || e == nil {
+		return nil, err
+	}
+	return &Ref{b: b, def: def, edge: *e}, nil
+}
+
+// Definition returns what the reference is the result of.
+func (r *Ref) Definition() *pb.Definition { return r.def }
+
+// Tree solves the reference.
+func (r *Ref) Tree(ctx context.Context) (cache.Tree, error) {
+	t, err := r.b.Solve.Solve(ctx, r.edge)
+	return t, r.b.Locate(err)
+}
+
+// ToState implements gwclient.Reference.
+func (r *Ref) ToState() (llb.State, error) {
+	op, err := llb.NewDefinitionOp(r.def)
+	if err != nil {
+		return llb.State{}, err
+	}
+	return llb.NewState(op), nil
+}
+
+// Evaluate implements gwclient.Reference.
+func (r *Ref) Evaluate(ctx context.Context) error {
+	_, err := r.Tree(ctx)
+	return err
+}
+
+func (r *Ref) view(ctx context.Context) (*digest.View, error) {
+	t, err := r.Tree(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return r.b.Files.Open(ctx, r.b.Solve.Lender(r.edge.Vertex), t)
+}
+
+// ReadFile implements gwclient.Reference.
+func (r *Ref) ReadFile(ctx context.Context, req gwclient.ReadRequest) ([]byte, error) {
+	v, err := r.view(ctx)
+	if err != nil {
+		return nil, err
+	}
+	f, err := v.Open(req.Filename)
+	if err != nil {
+		return nil, pathError("open", req.Filename, err)
+	}
+	defer f.Close()
+	var in io.Reader = f
+	if rg := req.Range; rg != nil {
+		if rg.Offset < 0 || rg.Length < 0 {
+			return nil, fmt.Errorf("read %s: offset %d and length %d must not be negative", req.Filename, rg.Offset, rg.Length)
+		}
+		if _, err := f.Seek(int64(rg.Offset), io.SeekStart); err != nil {
+			return nil, fmt.Errorf("read %s: %w", req.Filename, err)
+		}
+		in = io.LimitReader(f, int64(rg.Length))
+	}
+	b, err := io.ReadAll(io.LimitReader(in, maxRead+1))
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", req.Filename, err)
+	}
+	if len(b) > maxRead {
+		return nil, fmt.Errorf("read %s: the file is larger than %d bytes: ask for a range of it", req.Filename, maxRead)
+	}
+	return b, nil
+}
+
+// StatFile implements gwclient.Reference.
+func (r *Ref) StatFile(ctx context.Context, req gwclient.StatRequest) (*fstypes.Stat, error) {
+	v, err := r.view(ctx)
+	if err != nil {
+		return nil, err
+	}
+	e, err := v.Lstat(req.Path)
+	if err != nil {
+		return nil, pathError("stat", req.Path, err)
+	}
+	return stat(e), nil
+}
+
+// ReadDir implements gwclient.Reference.
+func (r *Ref) ReadDir(ctx context.Context, req gwclient.ReadDirRequest) ([]*fstypes.Stat, error) {
+	v, err := r.view(ctx)
+	if err != nil {
+		return nil, err
+	}
+	es, err := v.ReadDir(req.Path)
+	if err != nil {
+		return nil, pathError("read directory", req.Path, err)
+	}
+	var out []*fstypes.Stat
+	for _, e := range es {
+		if req.IncludePattern != "" {
+			ok, err := path.Match(req.IncludePattern, path.Base(e.Path))
+			if err != nil {
+				return nil, fmt.Errorf("include pattern %q: %w", req.IncludePattern, err)
+			}
+			if !ok {
+				continue
+			}
+		}
+		out = append(out, stat(e))
+	}
+	return out, nil
+}
+
+// pathError gives an error of a view the form that frontends test for.
+func pathError(op, p string, err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return &fs.PathError{Op: op, Path: p, Err: unix.ENOENT}
+	}
+	return fmt.Errorf("%s %s: %w", op, p, err)
+}
+
+// stat gives an entry the form that it has on the wire: the path is the base
+// name, the mode Go's.
+func stat(e digest.Entry) *fstypes.Stat {
+	s := &fstypes.Stat{
+		Path: path.Base(e.Path), Mode: uint32(e.FileMode()), Uid: e.UID, Gid: e.GID, Size: e.Size,
+		ModTime: e.ModTime.UnixNano(), Linkname: e.Link, Devmajor: int64(e.Major), Devminor: int64(e.Minor),
+	}
+	if e.Path == "" {
+		s.Path = "/"
+	}
+	for k, v := range e.Xattrs {
+		if s.Xattrs == nil {
+			s.Xattrs = map[string][]byte{}
+		}
+		s.Xattrs[k] = []byte(v)
+	}
+	return s
+}
