@@ -1,0 +1,86 @@
+package draft
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"path"
+
+	"github.com/buildd/buildd/cache/digest"
+	"golang.org/x/sys/unix"
+)
+
+// Place makes p the regular file e, which lies at the resolved path from in
+// src, with the metadata a: as another name of that inode if nothing about it
+// has to change, else as a copy. p must not exist.
+func (d *Draft) Place(p string, src View, from string, e digest.Entry, a Attr) error {
+	p = path.Clean("/" + p)
+	parent, err := d.vacate("copy", p)
+	if err != nil {
+		return err
+	}
+	n := &node{e: entry(unix.S_IFREG, a)}
+	n.e.Size, n.e.Hash = e.Size, e.Hash
+	linked, err := false, error(nil)
+	if sameAttr(a, attrOf(e)) {
+		linked, err = d.linkFrom(p, src, from)
+	}
+	if err == nil && !linked {
+		err = d.copyFrom(p, src, from, n)
+	}
+	if err != nil {
+		return err
+	}
+	parent.kids[path.Base(p)] = n
+	return nil
+}
+
+func sameAttr(a, b Attr) bool {
+	return a.Mode == b.Mode && a.UID == b.UID && a.GID == b.GID && a.ModTime.Equal(b.ModTime) && maps.Equal(a.Xattrs, b.Xattrs)
+}
+
+// linkFrom reports false where the file system wants a copy: the inode has too
+// many names already, or it is another user's and links to it are protected.
+func (d *Draft) linkFrom(p string, src View, from string) (bool, error) {
+	host, err := src.HostPath(from)
+	if err != nil {
+		return false, err
+	}
+	err = unix.Linkat(unix.AT_FDCWD, host, unix.AT_FDCWD, d.host(p), 0)
+	switch {
+	case err == nil:
+		return true, nil
+	case errors.Is(err, unix.EMLINK), errors.Is(err, unix.EPERM), errors.Is(err, unix.EXDEV), errors.Is(err, unix.ENOTSUP):
+		return false, nil
+	default:
+		return false, fmt.Errorf("link %s: %w", p, err)
+	}
+}
+
+// copyFrom copies with copy_file_range where the kernel can, which shares
+// blocks on file systems that do.
+func (d *Draft) copyFrom(p string, src View, from string, n *node) error {
+	f, err := src.Open(from)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	h := sha256.New()
+	var r io.Reader = f
+	if n.e.Hash == [32]byte{} { // not known: then the bytes have to pass through here
+		r = io.TeeReader(f, h)
+	}
+	size, err := d.create(p, &n.e, r)
+	if err != nil {
+		return err
+	}
+	if n.e.Hash == [32]byte{} {
+		n.e.Hash, n.e.Size = [32]byte(h.Sum(nil)), size
+	}
+	if size != n.e.Size {
+		return fmt.Errorf("copy %s: read %d bytes of a file of %d: its layer is damaged", from, size, n.e.Size)
+	}
+	return nil
+}
