@@ -124,10 +124,11 @@ func (b *Build) solve(ctx context.Context, v *Vertex) ([]cache.Tree, error) {
 			return nil, err
 		}
 		// An input that was lost and made again may differ from the one that k
-		// was derived from.
+		// was derived from. What depends on v must know the key that v ran under.
 		if k, err = b.derive(ctx, v); err != nil {
 			return nil, err
 		}
+		b.keys.set(v.Digest, k)
 		return b.run(ctx, v, k, in)
 	})
 }
@@ -180,7 +181,7 @@ func (b *Build) run(ctx context.Context, v *Vertex, k key, in []cache.Tree) ([]c
 	}
 	w := &waiter{build: b, vertex: v}
 	out, err := b.s.runs.Do(ctx, id, w, func(ctx context.Context, c *flight.Call[*waiter, outcome]) (outcome, error) {
-		return b.s.perform(ctx, newAudience(c), Step{Key: k.Key, Vertex: v, Inputs: in}, k.fresh)
+		return b.perform(ctx, newAudience(c), Step{Key: k.Key, Vertex: v, Inputs: in}, k.fresh)
 	})
 	if err == nil {
 		err = b.holdAll(out.trees)

@@ -68,6 +68,9 @@ func (b *Build) content(ctx context.Context, v *Vertex, e Edge, sel cache.Select
 	if err != nil {
 		return key{}, err
 	}
+	if k, err = b.key(ctx, e.Vertex); err != nil { // another if solving changed it
+		return key{}, err
+	}
 	c, err := b.s.contents.Content(ctx, lender{b, e.Vertex}, t, sel)
 	if err != nil {
 		return key{}, asStepError(v, err)

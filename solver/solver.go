@@ -50,11 +50,13 @@ type outcome struct {
 	cached bool // found rather than run
 }
 
-// perform is the work of one flight: it holds a slot only while the step runs.
-func (s *Solver) perform(ctx context.Context, a *audience, st Step, fresh bool) (outcome, error) {
-	if !fresh {
-		if r, err := s.cache.Result(ctx, st.Key); err == nil {
-			return outcome{trees: r.Trees, cached: true}, nil
+// perform is the work of one flight, done for whoever started it: it holds a
+// slot only while the step runs.
+func (b *Build) perform(ctx context.Context, a *audience, st Step, fresh bool) (outcome, error) {
+	s := b.s
+	if !fresh { // it may have been made since b looked
+		if trees, err := b.lookup(ctx, st.Key); err == nil {
+			return outcome{trees: trees, cached: true}, nil
 		} else if !errors.Is(err, cache.ErrNotFound) {
 			return outcome{}, err
 		}

@@ -1,0 +1,141 @@
+package builder
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/buildd/buildd/builder/bridge"
+	"github.com/buildd/buildd/builder/export"
+	"github.com/buildd/buildd/cache/tree"
+	"github.com/buildd/buildd/frontend/gateway"
+	"github.com/buildd/buildd/solver"
+	"github.com/buildd/buildd/solver/progress"
+	"github.com/buildd/buildd/worker/session"
+	control "github.com/moby/buildkit/api/services/control"
+	gwclient "github.com/moby/buildkit/frontend/gateway/client"
+)
+
+// Memory keeps why steps ran, by build target.
+type Memory interface {
+	Target(name string) solver.Memory
+}
+
+// Recorder keeps the records of builds.
+type Recorder interface {
+	// Start is called before the first step; the function returned is called
+	// once the build is over.
+	Start(req *control.SolveRequest, log *progress.Log) (done func(context.Context, Outcome))
+}
+
+// Outcome is how a build ended.
+type Outcome struct {
+	Response map[string]string
+	Results  []*export.Result
+	Err      error
+}
+
+// Config is what a Builder stands on.
+type Config struct {
+	Solver    *solver.Solver
+	Bridge    *bridge.Config
+	Sessions  *session.Manager
+	Exporters *export.Set
+	Trees     *tree.Store
+	Memory    Memory
+	History   Recorder
+	Forwarder *gateway.Forwarder
+	// Provider gives the blobs of layers that were never fetched.
+	Provider func(session.Client) tree.Provider
+	// Entitlements are what clients may ask for.
+	Entitlements []string
+	// Collect frees space; it is called when a build has ended.
+	Collect func()
+}
+
+// Builder runs builds. It is safe for concurrent use.
+type Builder struct {
+	Config
+	jobs jobs
+}
+
+// New returns a Builder.
+func New(c Config) *Builder { return &Builder{Config: c, jobs: newJobs()} }
+
+// Solve runs the build that req describes (BuildKit's control.proto). The
+// response holds what the exporters say of their results. An error of a step
+// carries where it stands in its file, as errdefs.Source.
+func (b *Builder) Solve(ctx context.Context, req *control.SolveRequest) (*control.SolveResponse, error) {
+	j, err := b.newJob(req)
+	if err != nil {
+		return nil, err
+	}
+	defer j.end()
+
+	done := func(context.Context, Outcome) {}
+	remove := j.acceptFrontend()
+	defer remove()
+	if !req.Internal && b.History != nil {
+		done = b.History.Start(req, j.log)
+	}
+	out := j.run(ctx)
+	j.log.Close()
+	done(context.WithoutCancel(ctx), out)
+	if out.Err != nil {
+		return nil, out.Err
+	}
+	return &control.SolveResponse{ExporterResponse: out.Response}, nil
+}
+
+// run solves the request and exports the result.
+func (j *job) run(ctx context.Context) Outcome {
+	res, err := j.solve(ctx)
+	if err != nil {
+		return Outcome{Err: j.build.Locate(err)}
+	}
+	in, err := j.input(ctx, res)
+	if err != nil {
+		return Outcome{Err: j.build.Locate(err)}
+	}
+	return j.export(ctx, in)
+}
+
+// solve returns the frontend's result. Without a frontend and a definition the
+// frontend runs in the client and calls the gateway.
+func (j *job) solve(ctx context.Context) (*gwclient.Result, error) {
+	if j.gateway != nil {
+		return j.gateway.Wait(ctx)
+	}
+	return j.build.Client(j.req.FrontendAttrs, j.req.FrontendInputs).Solve(ctx, gwclient.SolveRequest{
+		Definition: j.req.Definition, Frontend: j.req.Frontend, FrontendOpt: j.req.FrontendAttrs, FrontendInputs: j.req.FrontendInputs,
+	})
+}
+
+// acceptFrontend lets a frontend in the client reach this build.
+func (j *job) acceptFrontend() (remove func()) {
+	if j.req.Frontend != "" || j.req.Definition != nil {
+		return func() {}
+	}
+	j.gateway = gateway.NewSession(j.build.Client(j.req.FrontendAttrs, j.req.FrontendInputs), j.req.FrontendInputs)
+	forget := j.b.Forwarder.Add(j.req.Ref, j.gateway)
+	return func() {
+		forget()
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		j.gateway.Close(ctx)
+	}
+}
+
+// Follow sends a build's progress, from its beginning on. It waits for a build
+// that is not known yet, as clients ask for the progress before they ask for the
+// build.
+func (b *Builder) Follow(ctx context.Context, ref string, send func(*control.StatusResponse) error) error {
+	log, err := b.jobs.find(ctx, ref)
+	if err != nil {
+		return err
+	}
+	if err := log.Follow(ctx, send); err != nil {
+		return fmt.Errorf("follow build %s: %w", ref, err)
+	}
+	return nil
+}

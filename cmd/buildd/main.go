@@ -1,0 +1,78 @@
+// Command buildd is the build daemon. It takes the flags and the configuration
+// file of buildkitd and speaks BuildKit's protocol.
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+
+	"github.com/buildd/buildd/cmd/buildd/config"
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
+	defer stop()
+	if err := command().ExecuteContext(ctx); err != nil {
+		fmt.Fprintf(os.Stderr, "%s: %v\n", os.Args[0], err)
+		os.Exit(1)
+	}
+}
+
+func command() *cobra.Command {
+	var f config.Flags
+	cmd := &cobra.Command{
+		Use: "buildd", Short: "Build daemon for Dockerfiles", Version: version,
+		Args: cobra.NoArgs, SilenceUsage: true, SilenceErrors: true,
+		RunE: func(cmd *cobra.Command, _ []string) error { return serve(cmd.Context(), &f) },
+	}
+	f.Register(cmd.Flags())
+	return cmd
+}
+
+// serve runs the daemon until ctx ends.
+func serve(ctx context.Context, f *config.Flags) error {
+	c, warnings, err := f.Config()
+	if err != nil {
+		return err
+	}
+	log := newLog(c)
+	for _, w := range warnings {
+		log.Warn(w)
+	}
+	srv, err := newServer(log, c.GRPC.TLS)
+	if err != nil {
+		return err
+	}
+	d, err := wire(ctx, log, c, f.Workers)
+	if err != nil {
+		return err
+	}
+	defer d.close()
+	d.register(srv)
+	return srv.run(ctx, log, c)
+}
+
+func newLog(c config.Config) *slog.Logger {
+	var level slog.Level
+	switch c.Log.Level {
+	case "error":
+		level = slog.LevelError
+	case "warn":
+		level = slog.LevelWarn
+	case "debug", "trace":
+		level = slog.LevelDebug
+	}
+	o := &slog.HandlerOptions{Level: level}
+	var h slog.Handler = slog.NewTextHandler(os.Stderr, o)
+	if c.Log.Format == "json" {
+		h = slog.NewJSONHandler(os.Stderr, o)
+	}
+	log := slog.New(h)
+	slog.SetDefault(log)
+	return log
+}
