@@ -33,6 +33,8 @@ type Options struct {
 	Warn         linter.LintWarnFunc   // called for each broken rule; nil: nobody wants to know
 
 	Run RunOptions
+
+	allStages bool // lower what the target does not need, too
 }
 
 // RunOptions hold for every RUN of the Dockerfile.

@@ -1,0 +1,55 @@
+package lower
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+
+	"github.com/moby/buildkit/frontend/dockerfile/instructions"
+	"github.com/moby/buildkit/frontend/dockerfile/linter"
+	"github.com/moby/buildkit/frontend/dockerfile/parser"
+)
+
+// source is a Dockerfile that has been read but not looked into.
+type source struct {
+	globals []instructions.ArgCommand // before the first FROM
+	stages  []instructions.Stage
+	escape  rune
+}
+
+// parse reads a Dockerfile and reports what is wrong with its form.
+func parse(src []byte, lint *linter.Linter) (*source, error) {
+	if err := checkText(src); err != nil {
+		return nil, err
+	}
+	tree, err := parser.Parse(bytes.NewReader(src))
+	if err != nil {
+		return nil, err
+	}
+	for _, w := range tree.Warnings {
+		if w.URL == linter.RuleNoEmptyContinuation.URL && w.Location != nil {
+			lint.Run(&linter.RuleNoEmptyContinuation, []parser.Range{*w.Location}, linter.RuleNoEmptyContinuation.Format())
+		}
+	}
+	stages, globals, err := instructions.Parse(tree.AST, lint)
+	if err != nil {
+		return nil, err
+	}
+	if len(stages) == 0 {
+		return nil, errors.New("dockerfile contains no stages to build: it needs a FROM instruction")
+	}
+	return &source{globals: globals, stages: stages, escape: tree.EscapeToken}, nil
+}
+
+// checkText refuses what cannot be a Dockerfile before the parser makes something of it.
+func checkText(src []byte) error {
+	if len(bytes.TrimSpace(src)) == 0 {
+		return errors.New("the Dockerfile cannot be empty")
+	}
+	if i := bytes.IndexByte(src, 0); i >= 0 {
+		line := 1 + bytes.Count(src[:i], []byte{'\n'})
+		here := []parser.Range{{Start: parser.Position{Line: line}, End: parser.Position{Line: line}}}
+		return parser.WithLocation(fmt.Errorf("byte %d of the Dockerfile is zero: it must be UTF-8 text, UTF-16 is not understood", i), here)
+	}
+	return nil
+}
