@@ -109,6 +109,9 @@ type Pin source.Pin
 // PinKey implements llb.Pin.
 func (p Pin) PinKey() string { return p.Key }
 
+// Source implements worker.Pinned.
+func (p Pin) Source() source.Pin { return source.Pin(p) }
+
 func (b *Build) request(s *pb.SourceOp, p *pb.Platform) source.Request {
 	return source.Request{Identifier: s.Identifier, Attrs: s.Attrs, Platform: p, Memo: &b.memo}
 }

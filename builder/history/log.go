@@ -1,0 +1,87 @@
+package history
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/buildd/buildd/solver/progress"
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/errdefs"
+	control "github.com/moby/buildkit/api/services/control"
+	"github.com/opencontainers/go-digest"
+	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// maxEvent bounds one event of a log that is read back.
+const maxEvent = 64 << 20
+
+// saveLog writes a build's whole progress as BuildKit does: events, each behind
+// its length as four bytes, little endian.
+func (s *Store) saveLog(ctx context.Context, ref string, log *progress.Log) (*control.Descriptor, error) {
+	var buf bytes.Buffer
+	err := log.Follow(ctx, func(e *control.StatusResponse) error {
+		b, err := e.MarshalVT()
+		if err != nil {
+			return err
+		}
+		buf.Write(binary.LittleEndian.AppendUint32(nil, uint32(len(b))))
+		buf.Write(b)
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("save log of build %s: %w", ref, err)
+	}
+	return s.saveBlob(ctx, mediaTypeStatus, buf.Bytes())
+}
+
+// Replay sends the progress of a build that is over.
+func (s *Store) Replay(ctx context.Context, ref string, send func(*control.StatusResponse) error) error {
+	rec, err := s.get(ref)
+	if err != nil {
+		return err
+	}
+	if rec.Logs == nil {
+		return fmt.Errorf("log of build %q: %w", ref, ErrNotFound)
+	}
+	ra, err := s.Blobs.ReaderAt(ctx, ocispecs.Descriptor{Digest: digest.Digest(rec.Logs.Digest), Size: rec.Logs.Size})
+	if err != nil {
+		return fmt.Errorf("open log of build %s: %w", ref, err)
+	}
+	defer ra.Close()
+	r := bufio.NewReader(content.NewReader(ra))
+	for {
+		var size [4]byte
+		if _, err := io.ReadFull(r, size[:]); errors.Is(err, io.EOF) {
+			return nil
+		} else if err != nil {
+			return fmt.Errorf("read log of build %s: %w", ref, err)
+		}
+		n := binary.LittleEndian.Uint32(size[:])
+		if n > maxEvent {
+			return fmt.Errorf("read log of build %s: an event of %d bytes is too large", ref, n)
+		}
+		b := make([]byte, n)
+		if _, err := io.ReadFull(r, b); err != nil {
+			return fmt.Errorf("read log of build %s: %w", ref, err)
+		}
+		e := &control.StatusResponse{}
+		if err := e.UnmarshalVT(b); err != nil {
+			return fmt.Errorf("read log of build %s: %w", ref, err)
+		}
+		if err := send(e); err != nil {
+			return err
+		}
+	}
+}
+
+func ignoreExists(err error) error {
+	if errdefs.IsAlreadyExists(err) {
+		return nil
+	}
+	return err
+}
