@@ -23,6 +23,8 @@ type Request struct {
 	// Memo makes equal requests of one build resolve to the same thing; nil
 	// remembers nothing.
 	Memo *Memo `json:"-"`
+	// Progress hears of what pinning has to transfer; it may be nil.
+	Progress func(solver.Status) `json:"-"`
 }
 
 // Scheme returns the identifier's scheme, "" if it has none.
