@@ -2,6 +2,7 @@ package dockerfile
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"testing"
 
@@ -167,14 +168,17 @@ func TestOpenErrors(t *testing.T) {
 		client *fakeClient
 		want   string
 	}{
-		"no Dockerfile":      {&fakeClient{files: local(nil)}, "failed to read dockerfile: open Dockerfile: file does not exist"},
-		"no other":           {&fakeClient{files: local(map[string]string{"dockerfile": "x"}), opts: map[string]string{"filename": "x"}}, "failed to read dockerfile: open x: "},
-		"too large":          {&fakeClient{files: local(map[string]string{"Dockerfile": strings.Repeat("#", maxFileSize+1)})}, "Dockerfile exceeds maximum allowed size of 16777216 bytes"},
-		"ignore too large":   {&fakeClient{files: local(map[string]string{"Dockerfile": "x", "Dockerfile.dockerignore": strings.Repeat("#", maxFileSize+1)})}, "Dockerfile.dockerignore exceeds"},
-		"bad git":            {&fakeClient{opts: map[string]string{"context": "https://h/r.git?x=y"}}, `unexpected query "x"`},
-		"no URL":             {&fakeClient{opts: map[string]string{"context": "./dir"}}, `option context: invalid value "./dir": want a git URL`},
-		"bad option":         {&fakeClient{opts: map[string]string{"platform": "%"}}, "option platform"},
-		"empty input":        {&fakeClient{inputs: map[string]llb.State{"dockerfile": llb.Scratch()}}, "failed to read dockerfile"},
+		"no Dockerfile":    {&fakeClient{files: local(nil)}, "failed to read dockerfile: open Dockerfile: file does not exist"},
+		"no other":         {&fakeClient{files: local(map[string]string{"dockerfile": "x"}), opts: map[string]string{"filename": "x"}}, "failed to read dockerfile: open x: "},
+		"too large":        {&fakeClient{files: local(map[string]string{"Dockerfile": strings.Repeat("#", maxFileSize+1)})}, "Dockerfile exceeds maximum allowed size of 16777216 bytes"},
+		"ignore too large": {&fakeClient{files: local(map[string]string{"Dockerfile": "x", "Dockerfile.dockerignore": strings.Repeat("#", maxFileSize+1)})}, "Dockerfile.dockerignore exceeds"},
+		"bad git":          {&fakeClient{opts: map[string]string{"context": "https://h/r.git?x=y"}}, `unexpected query "x"`},
+		"no URL":           {&fakeClient{opts: map[string]string{"context": "./dir"}}, `option context: invalid value "./dir": want a git URL`},
+		"bad option":       {&fakeClient{opts: map[string]string{"platform": "%"}}, "option platform"},
+		"empty input":      {&fakeClient{inputs: map[string]llb.State{"dockerfile": llb.Scratch()}}, "failed to read dockerfile"},
+		"client is gone": {&fakeClient{
+			files: local(map[string]string{"Dockerfile": "x"}), broken: map[string]error{"local://dockerfile": errors.New("no active session")},
+		}, "load build definition from Dockerfile: no active session"},
 		"nothing downloaded": {&fakeClient{opts: map[string]string{"context": "http://h/x"}}, "read build context http://h/x: open context"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -222,6 +226,15 @@ func TestIgnored(t *testing.T) {
 	}
 }
 
+// An ignore file that cannot be had is no empty one.
+func TestIgnoredError(t *testing.T) {
+	gone := errors.New("no active session")
+	b := mustOpen(t, &fakeClient{files: local(map[string]string{"Dockerfile": "x"}), broken: map[string]error{"local://context": gone}})
+	if _, err := b.contexts.Main(context.Background()); !errors.Is(err, gone) || !strings.Contains(err.Error(), "load .dockerignore") {
+		t.Errorf("error %v", err)
+	}
+}
+
 // A pattern that cannot be used is shown where it is.
 func TestIgnoreFileErrors(t *testing.T) {
 	for data, want := range map[string]struct {
@@ -230,7 +243,7 @@ func TestIgnoreFileErrors(t *testing.T) {
 	}{
 		"a\n!\nb":                          {2, `parse .dockerignore: line 2: illegal exclusion pattern`},
 		"\ufeffa[\n":                       {1, "line 1: syntax error in pattern"},
-		"a\n# [\n\n!x\na[":              {5, "line 5: syntax error in pattern"},
+		"a\n# [\n\n!x\na[":                 {5, "line 5: syntax error in pattern"},
 		"a\n" + strings.Repeat("x", 1<<17): {2, "line 2: bufio.Scanner: token too long"},
 	} {
 		b := mustOpen(t, &fakeClient{files: local(map[string]string{"Dockerfile": "x", ".dockerignore": data})})

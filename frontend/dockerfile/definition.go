@@ -36,7 +36,7 @@ func readDefinition(ctx context.Context, g *gateway, m *mainContext) (*definitio
 	if err != nil {
 		return nil, err
 	}
-	ref, err := g.solveDefinition(ctx, gwclient.SolveRequest{Definition: def.ToPB()})
+	ref, err := g.solve(ctx, gwclient.SolveRequest{Definition: def.ToPB(), Evaluate: true})
 	if err != nil {
 		return nil, fmt.Errorf("load build definition from %s: %w", m.filename, err)
 	}

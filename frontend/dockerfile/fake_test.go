@@ -18,7 +18,6 @@ import (
 	"github.com/moby/buildkit/solver/pb"
 	"github.com/opencontainers/go-digest"
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
-	fstypes "github.com/tonistiigi/fsutil/types"
 )
 
 // fakeClient is a build daemon whose sources are maps. It keeps what it was asked for.
@@ -28,6 +27,7 @@ type fakeClient struct {
 	inputs          map[string]llb.State
 	files           map[string]map[string]string // by identifier of the source
 	images          map[string]string            // identifier to config; "-> ID" for a source policy that converts it
+	broken          map[string]error             // sources that cannot be had
 	meta            map[string]*sourceresolver.MetaResponse
 	gateway         func(gwclient.SolveRequest) error // frontend images
 
@@ -61,7 +61,12 @@ func (c *fakeClient) Solve(ctx context.Context, r gwclient.SolveRequest) (*gwcli
 		return res, c.gateway(r)
 	}
 	ops, _ := loadOps(r.Definition)
-	ref := &fakeRef{def: r.Definition, files: map[string]string{}}
+	for _, op := range ops {
+		if err := c.broken[op.GetSource().GetIdentifier()]; err != nil && r.Evaluate {
+			return nil, err
+		}
+	}
+	ref := &fakeRef{files: map[string]string{}}
 	for _, op := range ops {
 		if src := op.GetSource(); src != nil {
 			maps.Copy(ref.files, c.files[src.Identifier])
@@ -116,21 +121,10 @@ func (c *fakeClient) Warn(_ context.Context, _ digest.Digest, msg string, o gwcl
 
 type fakeRef struct {
 	gwclient.Reference
-	def   *pb.Definition
 	files map[string]string
-	reads int
-}
-
-func (r *fakeRef) StatFile(_ context.Context, q gwclient.StatRequest) (*fstypes.Stat, error) {
-	data, ok := r.files[q.Path]
-	if !ok {
-		return nil, &fs.PathError{Op: "lstat", Path: q.Path, Err: fs.ErrNotExist}
-	}
-	return &fstypes.Stat{Path: q.Path, Size: int64(len(data))}, nil
 }
 
 func (r *fakeRef) ReadFile(_ context.Context, q gwclient.ReadRequest) ([]byte, error) {
-	r.reads++
 	data, ok := r.files[q.Filename]
 	if !ok {
 		return nil, &fs.PathError{Op: "open", Path: q.Filename, Err: fs.ErrNotExist}

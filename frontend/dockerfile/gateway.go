@@ -43,16 +43,17 @@ func (g *gateway) marshal(ctx context.Context, st llb.State) (*llb.Definition, e
 	return st.Marshal(ctx, llb.WithCaps(g.LLBCaps))
 }
 
-// solve returns the files of st. The reference is nil if st is empty.
-func (g *gateway) solve(ctx context.Context, st llb.State) (gwclient.Reference, error) {
+// files returns st made, to be read at once: what went wrong in making it must not look like a missing file. The reference is
+// nil if st is empty.
+func (g *gateway) files(ctx context.Context, st llb.State) (gwclient.Reference, error) {
 	def, err := g.marshal(ctx, st)
 	if err != nil {
 		return nil, err
 	}
-	return g.solveDefinition(ctx, gwclient.SolveRequest{Definition: def.ToPB()})
+	return g.solve(ctx, gwclient.SolveRequest{Definition: def.ToPB(), Evaluate: true})
 }
 
-func (g *gateway) solveDefinition(ctx context.Context, r gwclient.SolveRequest) (gwclient.Reference, error) {
+func (g *gateway) solve(ctx context.Context, r gwclient.SolveRequest) (gwclient.Reference, error) {
 	res, err := g.client.Solve(ctx, r)
 	if err != nil {
 		return nil, err

@@ -23,7 +23,7 @@ type ignoreFile struct {
 
 // readIgnoreFile loads .dockerignore of a client's directory; a directory without one ignores nothing.
 func (g *gateway) readIgnoreFile(ctx context.Context, local, vertex, sharedKey string) (*ignoreFile, error) {
-	ref, err := g.solve(ctx, llb.Local(local,
+	ref, err := g.files(ctx, llb.Local(local,
 		llb.SessionID(g.sessionFor(local)),
 		llb.FollowPaths([]string{dockerignore}),
 		llb.SharedKeyHint(sharedKey),

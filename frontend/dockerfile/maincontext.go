@@ -116,7 +116,7 @@ func isHTTP(url string) bool {
 // download looks at what is behind url: an archive is the context, anything else is the Dockerfile.
 func (m *mainContext) download(ctx context.Context, g *gateway, url string) error {
 	st := llb.HTTP(url, llb.Filename(downloaded), internalName("load remote build context"))
-	ref, err := g.solve(ctx, st)
+	ref, err := g.files(ctx, st)
 	if err != nil {
 		return fmt.Errorf("load build context %s: %w", url, err)
 	}

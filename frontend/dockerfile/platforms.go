@@ -67,7 +67,7 @@ func (b *build) image(ctx context.Context, o lower.Options) (*image, error) {
 	if err != nil {
 		return nil, fmt.Errorf("marshal LLB: %w", err)
 	}
-	ref, err := b.solveDefinition(ctx, gwclient.SolveRequest{Definition: def.ToPB(), CacheImports: b.options.cacheImports})
+	ref, err := b.solve(ctx, gwclient.SolveRequest{Definition: def.ToPB(), CacheImports: b.options.cacheImports})
 	if err != nil {
 		return nil, err
 	}

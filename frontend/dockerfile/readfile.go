@@ -18,14 +18,10 @@ func (e *tooLargeError) Error() string {
 	return fmt.Sprintf("%s exceeds maximum allowed size of %d bytes", e.name, maxFileSize)
 }
 
-// readFile returns a file of ref, whole. Nothing is transferred of one that is known to be too large.
+// readFile returns a file of ref, whole.
 func readFile(ctx context.Context, ref gwclient.Reference, name string) ([]byte, error) {
 	if ref == nil {
 		return nil, notExist(name)
-	}
-	// An error of StatFile is ReadFile's to report.
-	if st, err := ref.StatFile(ctx, gwclient.StatRequest{Path: name}); err == nil && st != nil && st.Size > maxFileSize {
-		return nil, &tooLargeError{name}
 	}
 	data, err := ref.ReadFile(ctx, gwclient.ReadRequest{Filename: name, Range: &gwclient.FileRange{Length: maxFileSize + 1}})
 	if err != nil {

@@ -70,7 +70,11 @@ func (s *scanner) attest(ctx context.Context, res *gwclient.Result, images []*im
 	group, ctx := errgroup.WithContext(ctx)
 	for _, img := range images {
 		group.Go(func() error {
-			ref, err := s.solve(ctx, s.scan(img))
+			def, err := s.marshal(ctx, s.scan(img))
+			if err != nil {
+				return fmt.Errorf("marshal scan of image for %s: %w", img.platform.ID, err)
+			}
+			ref, err := s.solve(ctx, gwclient.SolveRequest{Definition: def.ToPB()})
 			if err != nil {
 				return fmt.Errorf("scan image for %s: %w", img.platform.ID, err)
 			}

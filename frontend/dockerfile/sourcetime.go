@@ -71,7 +71,7 @@ func (c *contexts) onlySource(ctx context.Context, st llb.State) (*pb.SourceOp, 
 
 func (c *contexts) archiveTime(ctx context.Context, op *pb.SourceOp, name string) (*time.Time, error) {
 	src := llb.NewSource(op.Identifier, op.Attrs, llb.Constraints{})
-	ref, err := c.solve(ctx, llb.NewState(src.Output()))
+	ref, err := c.files(ctx, llb.NewState(src.Output()))
 	if err != nil || ref == nil {
 		return nil, err
 	}
