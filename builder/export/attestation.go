@@ -97,7 +97,7 @@ func unbundle(ctx context.Context, trees Trees, r Request, list []Attestation) (
 			}
 		}
 		for _, a := range opened {
-			if a.isCore(a.Path) {
+			if a.isCore() {
 				core = append(core, a)
 			} else {
 				rest = append(rest, a)
@@ -126,11 +126,11 @@ func (a Attestation) validate() error {
 	}
 }
 
-// isCore tells whether name is that of the SBOM of the image itself.
-func (a Attestation) isCore(name string) bool {
+// isCore tells whether this is the SBOM of the image itself.
+func (a Attestation) isCore() bool {
 	core, ok := a.Metadata[AttestationSBOMCore]
-	n, _, _ := strings.Cut(name, ".")
-	return ok && n == string(core)
+	name, _, _ := strings.Cut(path.Base(a.Path), ".")
+	return ok && name == string(core)
 }
 
 // open reads the statements of a bundle.

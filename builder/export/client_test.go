@@ -50,14 +50,21 @@ type sink struct {
 
 func (s *sink) Close() error { s.closed = true; return nil }
 
-func (s *sink) target(id int) bksession.Attachable {
-	return filesync.NewFSSyncTarget(filesync.WithFSSync(id, func(meta map[string]string) (io.WriteCloser, error) {
-		s.meta = meta
-		if s.refuse {
-			return nil, nil
-		}
-		return s, nil
-	}))
+func (s *sink) target(id int) bksession.Attachable { return targets(map[int]*sink{id: s}) }
+
+// targets takes what exporters send, by their IDs.
+func targets(sinks map[int]*sink) bksession.Attachable {
+	all := filesync.NewFSSyncTarget()
+	for id, s := range sinks {
+		all.Add(filesync.WithFSSync(id, func(meta map[string]string) (io.WriteCloser, error) {
+			s.meta = meta
+			if s.refuse {
+				return nil, nil
+			}
+			return s, nil
+		}))
+	}
+	return all
 }
 
 // memImages is an image store.

@@ -3,7 +3,6 @@ package export
 import (
 	"errors"
 	"fmt"
-	"strconv"
 	"strings"
 
 	"github.com/buildd/buildd/cache/layer"
@@ -37,7 +36,7 @@ func parseImageOptions(a attrs, inlineOnly bool) (imageOptions, error) {
 	if o.epoch, err = a.epoch(); err != nil {
 		return o, err
 	}
-	if o.compression, err = parseCompression(a); err != nil {
+	if o.compression, err = takeCompression(a); err != nil {
 		return o, err
 	}
 	if o.ociTypes, err = a.optional(string(exptypes.OptKeyOCITypes)); err != nil {
@@ -115,34 +114,11 @@ func splitNames(list string) ([]string, error) {
 	return out, nil
 }
 
-func parseCompression(a attrs) (layer.Compression, error) {
-	c := layer.Compression{Type: layer.Gzip, Level: -1}
-	if v, ok := a.take(string(exptypes.OptKeyLayerCompression)); ok {
-		switch v {
-		case "gzip":
-		case "zstd":
-			c.Type = layer.Zstd
-		case "uncompressed":
-			c.Type = layer.Uncompressed
-		default:
-			return c, fmt.Errorf("unsupported compression type %q: want gzip, zstd or uncompressed", v)
-		}
-	}
-	if _, err := a.flag(string(exptypes.OptKeyForceCompression), &c.Force); err != nil {
-		return c, err
-	}
-	v, ok := a.take(string(exptypes.OptKeyCompressionLevel))
-	if !ok {
-		return c, nil
-	}
-	level, err := strconv.Atoi(v)
-	if err != nil {
-		return c, fmt.Errorf("non-integer value %q specified for compression-level", v)
-	}
-	most := map[layer.Type]int{layer.Gzip: 9, layer.Zstd: 22, layer.Uncompressed: level}[c.Type]
-	if level < 0 || level > most {
-		return c, fmt.Errorf("compression-level %d: want 0 to %d", level, most)
-	}
-	c.Level = level
-	return c, nil
+// takeCompression takes the attributes that layer.ParseCompression reads.
+func takeCompression(a attrs) (layer.Compression, error) {
+	c, err := layer.ParseCompression(a)
+	a.take(string(exptypes.OptKeyLayerCompression))
+	a.take(string(exptypes.OptKeyForceCompression))
+	a.take(string(exptypes.OptKeyCompressionLevel))
+	return c, err
 }

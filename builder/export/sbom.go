@@ -19,7 +19,7 @@ const sbomTool = "Tool: buildd"
 // lies, which no scanner can see. An SBOM that cannot be read stays as it is:
 // what a scanner writes is not ours to judge.
 func (w *writer) withLayerIDs(ctx context.Context, a Attestation, p Platform, c chain, r Request) (Attestation, error) {
-	if a.Kind != gatewaypb.AttestationKind_InToto || a.PredicateType != predicateSPDX || !a.isCore(path.Base(a.Path)) || p.Tree == "" {
+	if a.Kind != gatewaypb.AttestationKind_InToto || a.PredicateType != predicateSPDX || !a.isCore() || p.Tree == "" {
 		return a, nil
 	}
 	data, err := a.predicate(ctx, w.trees, r)

@@ -39,7 +39,6 @@ type memTrees struct {
 	// all that follows is guarded by mu.
 	layers map[cache.LayerID]*memLayer
 	trees  map[cache.Tree][]cache.LayerID
-	packed int
 }
 
 type memLayer struct {
@@ -110,7 +109,6 @@ func (m *memTrees) Layers(t cache.Tree) ([]tree.LayerInfo, error) {
 func (m *memTrees) Blob(ctx context.Context, id cache.LayerID, o tree.BlobOptions, p tree.Provider) (ocispecs.Descriptor, godigest.Digest, error) {
 	m.mu.Lock()
 	l := m.layers[id]
-	m.packed++
 	m.mu.Unlock()
 	if lazy(l.info, o) {
 		ra, err := p.ReaderAt(ctx, *l.info.Desc, l.info.Sources)
