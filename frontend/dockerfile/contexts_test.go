@@ -319,6 +319,11 @@ func TestNamed(t *testing.T) {
 			src: "git://h/r git.authheadersecret=GIT_AUTH_HEADER git.authtokensecret=GIT_AUTH_TOKEN git.fullurl=git://h/r " +
 				"# [internal] load git source git://h/r\n",
 		},
+		"git over ssh": {
+			opts: map[string]string{"context:base": "me@invalid.:x/r.git"},
+			src: "git://invalid./x/r.git git.authheadersecret=GIT_AUTH_HEADER git.authtokensecret=GIT_AUTH_TOKEN git.fullurl=me@invalid.:x/r.git " +
+				"git.mountsshsock=default # [internal] load git source me@invalid.:x/r.git\n",
+		},
 		"bad git": {opts: map[string]string{"context:base": "https://h/r.git?x=1"}, err: `context base: git URL "https://h/r.git?x=1": unexpected query "x"`},
 		"http": {
 			opts: map[string]string{"context:base": "https://h/f"},

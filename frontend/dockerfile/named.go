@@ -68,9 +68,6 @@ func (n *namedContext) open(ctx context.Context, source string) (st *llb.State, 
 	if !ok {
 		return nil, nil, "", n.unknown(source)
 	}
-	if strings.HasPrefix(kind, "git@") {
-		kind = "git"
-	}
 	switch kind {
 	case "docker-image":
 		return n.image(ctx, strings.TrimPrefix(where, "//"))
@@ -80,10 +77,8 @@ func (n *namedContext) open(ctx context.Context, source string) (st *llb.State, 
 		st, err = n.local(ctx, strings.TrimPrefix(where, "//"))
 	case "input":
 		st, img, err = n.input(where)
-	case "git", "http", "https", "ssh":
-		st, err = n.remote(source)
 	default:
-		err = n.unknown(source)
+		st, err = n.remote(source)
 	}
 	return st, img, "", err
 }
