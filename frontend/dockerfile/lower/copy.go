@@ -80,6 +80,7 @@ func (in *instruction) add(c *instructions.AddCommand) error {
 }
 
 func (in *instruction) transfer(t *transfer) error {
+	in.s.countVertex()
 	if err := in.prepare(t); err != nil {
 		return err
 	}

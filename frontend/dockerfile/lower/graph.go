@@ -213,9 +213,9 @@ func cycleError(path []*stage, again *stage) error {
 	}
 	var way strings.Builder
 	for _, s := range path {
-		way.WriteString(s.label + " -> ")
+		way.WriteString(s.name() + " -> ")
 	}
-	err := fmt.Errorf("circular dependency detected on stage: %s (%s%s)", again.label, way.String(), again.label)
+	err := fmt.Errorf("circular dependency detected on stage: %s (%s%s)", again.name(), way.String(), again.name())
 	for i, s := range path {
 		next := again
 		if i+1 < len(path) {

@@ -127,10 +127,7 @@ func (in *instruction) lower() error {
 	if err := in.expandWords(); err != nil {
 		return err
 	}
-	if makesLayer(in.Command) {
-		in.s.countVertex()
-		in.s.inTrigger = in.trigger
-	}
+	in.s.inTrigger = in.trigger
 	switch c := in.Command.(type) {
 	case *instructions.AddCommand:
 		return in.add(c)

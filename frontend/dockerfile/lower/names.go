@@ -51,6 +51,9 @@ func internalName(name string) llb.ConstraintsOpt { return llb.WithCustomName("[
 
 // describe keeps the instruction as it was written beside its vertex.
 func describe(code string) llb.ConstraintsOpt {
+	if code == "" {
+		return llb.WithDescription(nil)
+	}
 	return llb.WithDescription(map[string]string{"com.docker.dockerfile.v1.command": strings.ToValidUTF8(code, "\uFFFD")})
 }
 

@@ -108,20 +108,19 @@ func (l *lowering) loadReplaced(ctx context.Context, s *stage) error {
 		return fmt.Errorf("context %q was not found", s.def.Name)
 	}
 	s.state = *st
-	switch {
-	case img == nil:
-		if s.platform == nil {
-			p := l.o.target()
-			s.platform = &p
-		}
+	if s.platform == nil {
+		p := l.o.target()
+		s.platform = &p
+	}
+	if img == nil {
 		s.image = emptyImage(*s.platform)
-	case img.OS != "" && img.Architecture != "":
+		return nil
+	}
+	s.image = cloneImage(*img)
+	s.image.Created = nil
+	if img.OS != "" && img.Architecture != "" {
 		p := clonePlatform(img.Platform)
 		s.platform = &p
-		fallthrough
-	default:
-		s.image = cloneImage(*img)
-		s.image.Created = nil
 	}
 	return nil
 }

@@ -13,6 +13,7 @@ import (
 
 func (in *instruction) run(c *instructions.RunCommand) error {
 	s := in.s
+	s.countVertex()
 	s.used.addAll() // a command may read any file
 	cmd, title, opts, err := in.runCommand(c)
 	if err != nil {

@@ -1,6 +1,8 @@
 package lower
 
 import (
+	"fmt"
+
 	"github.com/moby/buildkit/client/llb"
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
 	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
@@ -58,12 +60,16 @@ func newStage(def instructions.Stage, index int) *stage {
 // external reports whether the stage stands for an image or context that only --from names.
 func (s *stage) external() bool { return s.index < 0 }
 
-// name is what an instruction calls the stage by.
+// name is what messages call the stage by.
 func (s *stage) name() string {
-	if s.external() {
+	switch {
+	case s.external():
 		return s.def.BaseName
+	case s.def.Name != "":
+		return s.def.Name
+	default:
+		return fmt.Sprintf("stage-%d", s.index)
 	}
-	return s.label
 }
 
 // needs returns the stages that s needs, each once: its base and those that its steps read from.
@@ -96,8 +102,9 @@ func (s *stage) inherit() {
 	s.image = cloneImage(b.image)
 	s.image.Config.OnBuild = nil // they are triggered by s, not handed on
 	s.baseImage = cloneImagePtr(b.baseImage)
-	s.env = b.env.clone()
-	s.dir = b.dir
+	if b.env != nil { // a context has none until it is read
+		s.env, s.dir = b.env.clone(), b.dir
+	}
 	s.args = append([]instructions.KeyValuePairOptional(nil), b.args...)
 	s.seen.workdir = b.seen.workdir
 	s.used = b.used

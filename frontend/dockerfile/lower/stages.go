@@ -40,10 +40,8 @@ func (l *lowering) makeStage(def instructions.Stage, index int) (*stage, error) 
 		}
 	}
 
-	s.label = def.Name
-	if def.Name == "" {
-		s.label = fmt.Sprintf("stage-%d", index)
-	} else {
+	s.label = s.name()
+	if def.Name != "" {
 		s.replaced, err = l.o.namedContext(def.Name, NamedOptions{Platform: s.platform, Paths: s.used.localOptions})
 		if err != nil || s.replaced != nil {
 			s.def.Commands = nil

@@ -26,6 +26,7 @@ func (in *instruction) workdir(c *instructions.WorkdirCommand) error {
 	if path.Clean(wd) == "/" {
 		return in.record("WORKDIR "+wd, false)
 	}
+	s.countVertex()
 	mkdir := []llb.MkdirOption{llb.WithParents(true)}
 	if u := s.image.Config.User; u != "" {
 		mkdir = append(mkdir, llb.WithUser(u))
