@@ -2,7 +2,6 @@ package worker
 
 import (
 	"context"
-	"crypto/rand"
 	"fmt"
 	"time"
 
@@ -49,12 +48,10 @@ func (r *Runner) Run(ctx context.Context, w solver.Waiters, s solver.Step) ([]ca
 		return nil, fmt.Errorf("an op of type %T is not of LLB", s.Vertex.Op)
 	}
 	client := r.Sessions.Client(w.Sessions)
-	switch x := o.Def.Op.(type) {
+	switch o.Def.Op.(type) {
 	case *pb.Op_Source:
 		return r.source(ctx, w, client, o)
-	case *pb.Op_Passthrough:
-		return passthrough(x.Passthrough, s.Inputs)
-	case *pb.Op_Exec, *pb.Op_File, *pb.Op_Diff:
+	case *pb.Op_Exec, *pb.Op_File, *pb.Op_Diff: // the others read no files
 		for _, t := range s.Inputs {
 			if err := r.ensure(ctx, w, client, t); err != nil {
 				return nil, err
@@ -62,7 +59,7 @@ func (r *Runner) Run(ctx context.Context, w solver.Waiters, s solver.Step) ([]ca
 		}
 	}
 	return r.Steps.Run(ctx, op.Request{
-		ID: rand.Text(), Name: s.Vertex.Name, Op: o.Def, Resources: o.Resources, Platform: o.Def.Platform, Inputs: s.Inputs, Client: client, Progress: w,
+		Name: s.Vertex.Name, Op: o.Def, Resources: o.Resources, Platform: o.Def.Platform, Inputs: s.Inputs, Client: client, Progress: w,
 	})
 }
 
@@ -76,18 +73,6 @@ func (r *Runner) source(ctx context.Context, w solver.Waiters, c session.Client,
 		return nil, err
 	}
 	return []cache.Tree{t}, nil
-}
-
-// passthrough gives some of its inputs on as outputs.
-func passthrough(x *pb.PassthroughOp, in []cache.Tree) ([]cache.Tree, error) {
-	out := make([]cache.Tree, len(x.Outputs))
-	for i, n := range x.Outputs {
-		if n < 0 || n >= int64(len(in)) {
-			return nil, fmt.Errorf("output %d passes on input %d: there are %d inputs", i, n, len(in))
-		}
-		out[i] = in[n]
-	}
-	return out, nil
 }
 
 // Content implements solver.Contents.
