@@ -34,6 +34,9 @@ type Options struct {
 	// IgnoreOwner keeps an owner that may not be set in the extended attribute
 	// user.buildd.owner.
 	IgnoreOwner bool
+	// NoLinks copies files even where nothing about them changes, for a
+	// directory that is written to afterwards.
+	NoLinks bool
 }
 
 // Attr is the metadata of a path that is written.

@@ -24,7 +24,7 @@ func (d *Draft) Place(p string, src View, from string, e digest.Entry, a Attr) e
 	n := &node{e: entry(unix.S_IFREG, a)}
 	n.e.Size, n.e.Hash = e.Size, e.Hash
 	linked, err := false, error(nil)
-	if sameAttr(a, attrOf(e)) {
+	if !d.o.NoLinks && sameAttr(a, attrOf(e)) {
 		linked, err = d.linkFrom(p, src, from)
 	}
 	if err == nil && !linked {

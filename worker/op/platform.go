@@ -1,0 +1,81 @@
+package op
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+
+	"github.com/containerd/platforms"
+	"github.com/moby/buildkit/solver/pb"
+)
+
+// emulatorPath is where a step finds the emulator that runs it, as BuildKit has
+// it.
+const emulatorPath = "/dev/.buildkit_qemu_emulator"
+
+// qemuNames are what qemu calls architectures that Go calls otherwise.
+var qemuNames = map[string]string{"arm64": "aarch64", "amd64": "x86_64", "386": "i386", "loong64": "loongarch64", "ppc64le": "ppc64le"}
+
+func qemuName(arch string) string {
+	if n, ok := qemuNames[arch]; ok {
+		return n
+	}
+	return arch
+}
+
+// platformName writes p for people.
+func platformName(p *pb.Platform) string {
+	if p == nil {
+		return platforms.Format(platforms.DefaultSpec())
+	}
+	return platforms.Format(p.Spec())
+}
+
+// native reports whether the processor runs programs of p itself.
+func native(p *pb.Platform) bool {
+	return p == nil || p.Architecture == "" || platforms.Only(platforms.DefaultSpec()).Match(p.Spec())
+}
+
+// emulator returns the program that has to be put before the arguments of a
+// step for p; "" if the kernel finds it (binfmt_misc), needs none, or there is
+// none and the step may turn out not to need it.
+func emulator(p *pb.Platform) string {
+	if native(p) || registered(p.Architecture, "/proc/sys/fs/binfmt_misc") {
+		return ""
+	}
+	path, err := exec.LookPath("buildkit-qemu-" + qemuName(p.Architecture))
+	if err != nil {
+		return ""
+	}
+	if path, err = filepath.Abs(path); err != nil {
+		return ""
+	}
+	return path
+}
+
+// registered reports whether the kernel knows an interpreter for arch.
+func registered(arch, dir string) bool {
+	b, err := os.ReadFile(filepath.Join(dir, "qemu-"+qemuName(arch)))
+	return err == nil && strings.HasPrefix(string(b), "enabled")
+}
+
+// platformError explains why a program of a foreign platform did not start.
+func platformError(p *pb.Platform, err error) error {
+	if native(p) || !formatError(err) {
+		return err
+	}
+	return fmt.Errorf("platform %s cannot run on this %s/%s machine: no emulator is registered for %s; register one with "+
+		"\"apt-get install qemu-user-static binfmt-support\" or \"docker run --privileged --rm tonistiigi/binfmt --install %s\": %w",
+		platformName(p), runtime.GOOS, runtime.GOARCH, p.Architecture, p.Architecture, err)
+}
+
+// formatError recognises ENOEXEC also in the words of a runtime that is another
+// program.
+func formatError(err error) bool {
+	return errors.Is(err, syscall.ENOEXEC) || err != nil && strings.Contains(strings.ToLower(err.Error()), "exec format error")
+}
