@@ -54,6 +54,7 @@ import (
 	_ "github.com/rogpeppe/go-internal/testscript"
 	_ "github.com/spf13/cobra"
 	_ "github.com/tonistiigi/fsutil"
+	_ "github.com/ulikunitz/xz"
 	_ "github.com/urfave/cli"
 	_ "github.com/vishvananda/netlink"
 	_ "go.etcd.io/bbolt"
