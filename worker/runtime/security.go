@@ -31,9 +31,6 @@ func (o *SpecOptions) secure(s *specs.Spec) error {
 	// A user other than root has the bounding set only: what it executes with
 	// file capabilities can rise to it.
 	s.Process.Capabilities = &specs.LinuxCapabilities{Bounding: caps, Effective: caps, Permitted: caps}
-	if o.UID != 0 {
-		s.Process.Capabilities.Effective, s.Process.Capabilities.Permitted = nil, nil
-	}
 	s.Linux.MaskedPaths = maskedPaths()
 	s.Linux.ReadonlyPaths = readonlyPaths()
 	switch {
