@@ -4,6 +4,7 @@
 package deps
 
 import (
+	_ "github.com/ProtonMail/go-crypto/openpgp"
 	_ "github.com/containerd/console"
 	_ "github.com/containerd/containerd/v2/core/content"
 	_ "github.com/containerd/containerd/v2/core/images/archive"

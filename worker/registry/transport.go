@@ -139,3 +139,7 @@ func speaksPlain(err error, host string) bool {
 	_, port, _ := net.SplitHostPort(host)
 	return port == "" && (errors.Is(err, syscall.ECONNREFUSED) || os.IsTimeout(err))
 }
+
+// RetryTransport makes rt repeat requests without a body when the failure is
+// likely to pass.
+func RetryTransport(rt http.RoundTripper) http.RoundTripper { return &retryTransport{next: rt} }

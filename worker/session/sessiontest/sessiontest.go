@@ -24,7 +24,9 @@ func Connect(t testing.TB, m *session.Manager, sharedKey string, a ...bksession.
 		s.Allow(a)
 	}
 	done := make(chan error, 1)
-	go func() { done <- s.Run(context.WithoutCancel(t.Context()), bksession.Dialer(testutil.TestStream(testutil.Handler(m.HandleConn)))) }()
+	go func() {
+		done <- s.Run(context.WithoutCancel(t.Context()), bksession.Dialer(testutil.TestStream(testutil.Handler(m.HandleConn))))
+	}()
 	t.Cleanup(func() {
 		s.Close()
 		select {
