@@ -1,0 +1,163 @@
+package tree
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/buildd/buildd/cache"
+)
+
+// Info is what Sweep and its planner know of a tree.
+type Info struct {
+	Tree, Parent cache.Tree
+	Layer        cache.LayerID
+	// Held says that a lease, a mount or whoever just made it holds the tree
+	// itself; what its descendants hold is theirs.
+	Held bool
+}
+
+// All returns all trees, parents before their children, and all layers.
+func (s *Store) All() ([]Info, map[cache.LayerID]LayerInfo) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := time.Now()
+	nodes := make([]*node, 0, len(s.trees))
+	for _, n := range s.trees {
+		nodes = append(nodes, n)
+	}
+	slices.SortFunc(nodes, func(a, b *node) int { return a.depth - b.depth })
+	trees := make([]Info, len(nodes))
+	for i, n := range nodes {
+		trees[i] = Info{Tree: n.name, Layer: n.layer.id, Held: s.heldLocked(n, now)}
+		if n.parent != nil {
+			trees[i].Parent = n.parent.name
+		}
+	}
+	layers := make(map[cache.LayerID]LayerInfo, len(s.layers))
+	for id, r := range s.layers {
+		layers[id] = r.infoLocked()
+	}
+	return trees, layers
+}
+
+func (s *Store) heldLocked(n *node, now time.Time) bool {
+	return n.holds > 0 || n.fresh > 0 && now.Sub(n.born) < s.cfg.Spare
+}
+
+// Blobs returns the digests of all blobs that layers name, whether they are here
+// or not.
+func (s *Store) Blobs() map[digest.Digest]bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := map[digest.Digest]bool{}
+	for _, r := range s.layers {
+		for _, d := range r.blobsLocked() {
+			out[d] = true
+		}
+	}
+	return out
+}
+
+func (r *layerRecord) blobsLocked() (out []digest.Digest) {
+	if r.Desc != nil {
+		out = append(out, r.Desc.Digest)
+	}
+	for _, p := range r.Packed {
+		out = append(out, p.Digest)
+	}
+	return out
+}
+
+// Sweep removes all trees that neither are in roots, nor are held, nor lie below
+// one that is, and all layers that are in no tree any more. It returns the
+// removed layers. Their blobs are left to who sweeps blobs.
+func (s *Store) Sweep(ctx context.Context, roots []cache.Tree) ([]LayerInfo, error) {
+	gone := s.cut(roots)
+	infos := make([]LayerInfo, len(gone))
+	var dirs []string
+	for i, r := range gone { // they are nobody else's any more
+		infos[i] = r.infoLocked()
+		if r.Dir != "" {
+			dirs = append(dirs, r.Dir)
+		}
+	}
+	s.indexes.forget(dirs)
+	var errs []error
+	// Records first, but a disk too full for that is no reason to keep it full:
+	// records without files are dropped by Open.
+	if len(gone) > 0 {
+		errs = append(errs, s.Sync(context.WithoutCancel(ctx)))
+	}
+	for _, dir := range dirs {
+		errs = append(errs, s.remove(s.path(layersDir, dir)))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return infos, fmt.Errorf("sweep layers: %w", err)
+	}
+	return infos, nil
+}
+
+// cut takes out of the maps what is to be removed.
+func (s *Store) cut(roots []cache.Tree) (gone []*layerRecord) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := time.Now()
+	live := make(map[*node]bool, len(s.trees))
+	mark := func(n *node) {
+		for ; n != nil && !live[n]; n = n.parent {
+			live[n] = true
+		}
+	}
+	for _, t := range roots {
+		mark(s.trees[t])
+	}
+	for _, n := range s.trees {
+		if s.heldLocked(n, now) {
+			mark(n)
+		}
+	}
+	for t, n := range s.trees {
+		if !live[n] {
+			n.layer.nodes--
+			delete(s.trees, t)
+			s.dirtyTrees[t] = struct{}{}
+		}
+	}
+	needed := s.neededLocked()
+	for id, r := range s.layers {
+		if needed[id] {
+			continue
+		}
+		delete(s.layers, id)
+		s.dirtyLayers[id] = struct{}{}
+		gone = append(gone, r)
+	}
+	return gone
+}
+
+// neededLocked returns the layers that are in a tree or used otherwise, and those
+// below them in their images for as long as they are not here: Ensure may need
+// them.
+func (s *Store) neededLocked() map[cache.LayerID]bool {
+	needed := make(map[cache.LayerID]bool, len(s.layers))
+	for id, r := range s.layers {
+		if r.nodes <= 0 && r.holds <= 0 {
+			continue
+		}
+		needed[id] = true
+		for r.Dir == "" && r.Parent != "" && !needed[r.Parent] {
+			below, ok := s.layers[r.Parent]
+			if !ok {
+				break
+			}
+			needed[r.Parent] = true
+			r = below
+		}
+	}
+	return needed
+}
