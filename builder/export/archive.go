@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/buildd/buildd/cache/layer"
-	"github.com/buildd/buildd/worker/session"
 	"github.com/containerd/containerd/v2/core/images/archive"
 	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
@@ -66,6 +65,7 @@ func (e *imageArchive) Export(ctx context.Context, in Input, r Request) (*Result
 	if err != nil {
 		return nil, err
 	}
+	defer img.hold()()
 	desc := img.dated(e.o.epoch.all(in))
 	res, err := img.result(desc)
 	if err != nil {
@@ -84,29 +84,33 @@ func (e *imageArchive) Export(ctx context.Context, in Input, r Request) (*Result
 			})
 		})
 	}
+	return res, e.send(ctx, img, desc, names, in, r, res.Response)
+}
+
+// send sends the image as one archive.
+func (e *imageArchive) send(ctx context.Context, img *madeImage, desc ocispecs.Descriptor, names []string, in Input, r Request, meta map[string]string) error {
 	opts := []archive.ExportOpt{archive.WithManifest(desc, names...), archive.WithAllPlatforms()}
 	if e.typ == TypeOCI {
 		opts = append(opts, archive.WithSkipDockerManifest())
 	} else {
+		// With attestations there is an index, of which manifest.json names one image.
 		opts = append(opts, archive.WithPlatform(platforms.Only(in.Platforms[0].Platform)))
 	}
-	return res, r.step("sending tarball", func() error {
-		return r.onClient(ctx, func(ctx context.Context, c bksession.Caller) error {
-			err := session.SendFile(ctx, c, r.ID, res.Response, func(w io.Writer) error {
-				return archive.Export(ctx, img.blobs, w, opts...)
-			})
-			// The client looked at the digest and has the image already.
-			if grpcerrors.Code(err) == codes.AlreadyExists {
-				return nil
-			}
-			return err
+	return r.step("sending tarball", func() error {
+		err := r.sendFile(ctx, meta, func(ctx context.Context, w io.Writer) error {
+			return archive.Export(ctx, img.blobs, w, opts...)
 		})
+		// The client looked at the digest and has the image already.
+		if grpcerrors.Code(err) == codes.AlreadyExists {
+			return nil
+		}
+		return err
 	})
 }
 
 // dated returns the image's descriptor with the annotation that archives date
 // their images by.
-func (img *image) dated(epoch *time.Time) ocispecs.Descriptor {
+func (img *madeImage) dated(epoch *time.Time) ocispecs.Descriptor {
 	desc := img.desc
 	if _, ok := desc.Annotations[ocispecs.AnnotationCreated]; ok {
 		return desc

@@ -25,7 +25,7 @@ var attestationPlatform = ocispecs.Platform{Architecture: "unknown", OS: "unknow
 
 // writeAttestations writes one attestation manifest per platform that has
 // attestations, and returns them in the order of the platforms.
-func (w *writer) writeAttestations(ctx context.Context, in Input, parts []written, attestations map[string][]Attestation, o imageOptions, img *image, r Request) ([]ocispecs.Descriptor, error) {
+func (w *writer) writeAttestations(ctx context.Context, in Input, parts []written, attestations map[string][]Attestation, o imageOptions, img *madeImage, r Request) ([]ocispecs.Descriptor, error) {
 	names, err := splitNames(o.names(in))
 	if err != nil {
 		return nil, err
@@ -62,7 +62,7 @@ func (w *writer) writeAttestations(ctx context.Context, in Input, parts []writte
 }
 
 // writeStatements writes the manifest whose layers are statements about target.
-func writeStatements(ctx context.Context, target ocispecs.Descriptor, list []*statement, o imageOptions, img *image, r Request) (ocispecs.Descriptor, error) {
+func writeStatements(ctx context.Context, target ocispecs.Descriptor, list []*statement, o imageOptions, img *madeImage, r Request) (ocispecs.Descriptor, error) {
 	types := typesOf(o.oci())
 	m := ocispecs.Manifest{
 		Versioned: specs.Versioned{SchemaVersion: 2},

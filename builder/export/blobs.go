@@ -24,9 +24,16 @@ type blobs struct {
 	provider tree.Provider
 
 	mu sync.Mutex
-	// lazy and sources are guarded by mu.
+	// lazy, sources and all are guarded by mu.
 	lazy    map[godigest.Digest]lazyBlob
 	sources map[godigest.Digest][]string
+	all     []godigest.Digest
+}
+
+// holder is a blob store that can be kept from removing what an export is about
+// to name or to send.
+type holder interface {
+	Hold(ds ...godigest.Digest) (release func())
 }
 
 type lazyBlob struct {
@@ -46,8 +53,26 @@ func newBlobs(store content.Store, trees Trees, p tree.Provider) *blobs {
 func (b *blobs) addLazy(info tree.LayerInfo, o tree.BlobOptions) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	o.Lazy = false
 	b.lazy[info.Desc.Digest] = lazyBlob{id: info.ID, opts: o, size: info.Desc.Size}
 	b.sources[info.Desc.Digest] = append(b.sources[info.Desc.Digest], info.Sources...)
+}
+
+// uses says that a blob belongs to the image.
+func (b *blobs) uses(dgst godigest.Digest) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.all = append(b.all, dgst)
+}
+
+// hold keeps the image's blobs where they are until release is called.
+func (b *blobs) hold() (release func()) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if h, ok := b.store.(holder); ok {
+		return h.Hold(b.all...)
+	}
+	return func() {}
 }
 
 func (b *blobs) isLazy(dgst godigest.Digest) (lazyBlob, bool) {
@@ -126,6 +151,7 @@ func (b *blobs) put(ctx context.Context, desc ocispecs.Descriptor, data []byte) 
 	// Two exports of one image write the same blob at once; the store lets the
 	// second wait for the first by this name.
 	ref := "export-" + desc.Digest.String()
+	b.uses(desc.Digest)
 	err := content.WriteBlob(ctx, b.store, ref, bytes.NewReader(data), desc)
 	if err != nil && !errdefs.IsAlreadyExists(err) {
 		return fmt.Errorf("write blob %s: %w", desc.Digest, err)

@@ -1,7 +1,9 @@
 package export
 
 import (
+	"bufio"
 	"context"
+	"io"
 
 	"github.com/buildd/buildd/cache/layer"
 	"github.com/buildd/buildd/cache/tree"
@@ -72,6 +74,23 @@ func (r Request) step(id string, f func() error) error {
 	err := f()
 	done(err)
 	return err
+}
+
+// sendBuffer makes messages of a size that does not let their number be what
+// sending an archive takes.
+const sendBuffer = 256 << 10
+
+// sendFile sends what write writes to the client's output.
+func (r Request) sendFile(ctx context.Context, meta map[string]string, write func(context.Context, io.Writer) error) error {
+	return r.onClient(ctx, func(ctx context.Context, c bksession.Caller) error {
+		return session.SendFile(ctx, c, r.ID, meta, func(w io.Writer) error {
+			buf := bufio.NewWriterSize(w, sendBuffer)
+			if err := write(ctx, buf); err != nil {
+				return err
+			}
+			return buf.Flush()
+		})
+	})
 }
 
 // onClient runs f on the client's first session only: what f has sent by the

@@ -101,6 +101,7 @@ func (e *imageStore) Export(ctx context.Context, in Input, r Request) (*Result, 
 	if err != nil {
 		return nil, err
 	}
+	defer img.hold()()
 	res, err := img.result(img.desc)
 	if err != nil {
 		return nil, err
@@ -125,7 +126,7 @@ func (e *imageStore) Export(ctx context.Context, in Input, r Request) (*Result, 
 }
 
 // name enters the image into the image store.
-func (e *imageStore) name(ctx context.Context, img *image, names []string, canonical bool, r Request) error {
+func (e *imageStore) name(ctx context.Context, img *madeImage, names []string, canonical bool, r Request) error {
 	if e.images == nil {
 		return nil
 	}

@@ -44,7 +44,7 @@ type Platform struct {
 	// Config is the image config as JSON; nil if the frontend made none.
 	Config []byte
 	// BaseConfig is the config of the image that this one is built upon; nil
-	// without one. Its layers and history keep their times.
+	// without one. Its history keeps its times.
 	BaseConfig []byte
 	// Epoch is SOURCE_DATE_EPOCH for this platform where Input.Epoch is nil.
 	Epoch *time.Time

@@ -2,7 +2,6 @@ package export
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"maps"
 	"runtime"
@@ -31,47 +30,45 @@ type chain struct {
 
 // exportLayers packs the layers of all platforms, as many at once as there are
 // processors: equal layers of several platforms are packed once by the store.
-// Layers of an image that need no change are not touched and not even fetched;
+// Layers that came with an image are its blobs still, and are not even fetched;
 // blobs learns where they can be had from.
 func (w *writer) exportLayers(ctx context.Context, in Input, o imageOptions, blobs *blobs) ([]chain, error) {
 	chains := make([]chain, len(in.Platforms))
-	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(max(4, runtime.NumCPU()))
 	for i, p := range in.Platforms {
 		infos, err := w.layers(p.Tree)
 		if err != nil {
 			return nil, err
 		}
-		c := &chains[i]
-		*c = chain{infos: infos, descs: make([]ocispecs.Descriptor, len(infos)), diffIDs: make([]godigest.Digest, len(infos))}
-		immutable, err := baseLayers(p.BaseConfig, infos)
-		if err != nil {
-			return nil, err
-		}
-		for j, info := range infos {
-			opts := tree.BlobOptions{Compression: o.compression, OCI: o.oci()}
-			if o.rewriteTimestamp && j >= immutable {
-				opts.Epoch = o.epoch.of(in, p)
-			}
-			if lazy(info, opts) {
-				c.descs[j], c.diffIDs[j] = exportedLayer(*info.Desc, opts.Epoch, o), info.DiffID
-				blobs.addLazy(info, opts)
-				continue
-			}
-			g.Go(func() error {
-				desc, diffID, err := w.trees.Blob(ctx, info.ID, opts, blobs.provider)
-				if err != nil {
-					return fmt.Errorf("export layer %s: %w", info.ID, err)
-				}
-				c.descs[j], c.diffIDs[j] = exportedLayer(desc, opts.Epoch, o), diffID
-				return nil
-			})
+		n := len(infos)
+		chains[i] = chain{infos: infos, descs: make([]ocispecs.Descriptor, n), diffIDs: make([]godigest.Digest, n)}
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(max(4, runtime.NumCPU()))
+	for i, p := range in.Platforms {
+		for j := range chains[i].infos {
+			g.Go(func() error { return w.exportLayer(ctx, &chains[i], j, o, o.epoch.of(in, p), blobs) })
 		}
 	}
-	if err := g.Wait(); err != nil {
-		return nil, err
+	return chains, g.Wait()
+}
+
+// exportLayer packs layer j of c.
+func (w *writer) exportLayer(ctx context.Context, c *chain, j int, o imageOptions, epoch *time.Time, blobs *blobs) error {
+	info := c.infos[j]
+	opts := tree.BlobOptions{Compression: o.compression, OCI: o.oci(), Lazy: true}
+	if o.rewriteTimestamp && info.Desc == nil { // the times of an image's layers are not ours to change
+		opts.Epoch = epoch
 	}
-	return chains, nil
+	desc, diffID, err := w.trees.Blob(ctx, info.ID, opts, blobs.provider)
+	if err != nil {
+		return fmt.Errorf("export layer %s: %w", info.ID, err)
+	}
+	blobs.uses(desc.Digest)
+	if info.Desc != nil && info.Desc.Digest == desc.Digest {
+		blobs.addLazy(info, opts)
+	}
+	c.descs[j], c.diffIDs[j] = exportedLayer(desc, opts.Epoch, o), diffID
+	return nil
 }
 
 func (w *writer) layers(t cache.Tree) ([]tree.LayerInfo, error) {
@@ -83,29 +80,6 @@ func (w *writer) layers(t cache.Tree) ([]tree.LayerInfo, error) {
 		return nil, fmt.Errorf("list layers: %w", err)
 	}
 	return infos, nil
-}
-
-// lazy tells whether the layer's blob is the one that it came as: then all that
-// a manifest says of it is known without the bytes.
-func lazy(info tree.LayerInfo, o tree.BlobOptions) bool {
-	return info.Desc != nil && info.DiffID != "" && o.Epoch == nil && !o.Compression.Force
-}
-
-// baseLayers counts the layers that are those of the base image, from the
-// bottom: their times are not ours to clamp.
-func baseLayers(config []byte, infos []tree.LayerInfo) (int, error) {
-	if len(config) == 0 {
-		return 0, nil
-	}
-	var base ocispecs.Image
-	if err := json.Unmarshal(config, &base); err != nil {
-		return 0, fmt.Errorf("read base image config: %w", err)
-	}
-	n := 0
-	for n < len(infos) && n < len(base.RootFS.DiffIDs) && infos[n].DiffID == base.RootFS.DiffIDs[n] {
-		n++
-	}
-	return n, nil
 }
 
 // exportedLayer is the descriptor as the manifest has it.

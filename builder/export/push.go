@@ -20,7 +20,8 @@ import (
 )
 
 // pushAll pushes the image under one name after the other.
-func (e *imageStore) pushAll(ctx context.Context, img *image, names []string, r Request) error {
+func (e *imageStore) pushAll(ctx context.Context, img *madeImage, names []string, r Request) error {
+	defer img.hold()()
 	for _, name := range names {
 		ref, err := pushTarget(name, e.byDigest)
 		if err != nil {
@@ -33,7 +34,7 @@ func (e *imageStore) pushAll(ctx context.Context, img *image, names []string, r 
 	return nil
 }
 
-func (e *imageStore) pushTo(ctx context.Context, img *image, ref reference.Named, r Request) error {
+func (e *imageStore) pushTo(ctx context.Context, img *madeImage, ref reference.Named, r Request) error {
 	// The digest tells containerd which of all manifests gets the tag, if there
 	// is one.
 	target, err := reference.WithDigest(ref, img.desc.Digest)

@@ -81,11 +81,11 @@ func pushSet(t *testing.T, m *memTrees, images Images) *Set {
 }
 
 // pull copies an image with skopeo and compares every blob with ours.
-func pull(t *testing.T, ref string, m *memTrees, want ocispecs.Descriptor) {
+func pull(t *testing.T, ref string, blobs content.Store, want ocispecs.Descriptor) {
 	t.Helper()
 	dir := t.TempDir()
 	run(t, "skopeo", "--insecure-policy", "copy", "--all", "--src-tls-verify=false", "docker://"+ref, "dir:"+dir)
-	g, err := graphOf(t.Context(), m.blobs, want)
+	g, err := graphOf(t.Context(), blobs, want)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -97,7 +97,7 @@ func pull(t *testing.T, ref string, m *memTrees, want ocispecs.Descriptor) {
 		case kindOf(d.MediaType) == "manifest":
 			name += ".manifest.json"
 		}
-		ours, err := content.ReadBlob(t.Context(), m.blobs, d)
+		ours, err := content.ReadBlob(t.Context(), blobs, d)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -117,8 +117,8 @@ func TestPush(t *testing.T) {
 	name := addr + "/dir/img:1"
 	in := input(t, tr, map[string]string{"containerimage.config": amd64})
 	res := export(t, set, "image", "push=true;name="+name+","+addr+"/other", in, Request{Progress: s.progress})
-	pull(t, name, m, *res.Descriptor)
-	pull(t, addr+"/other:latest", m, *res.Descriptor)
+	pull(t, name, m.blobs, *res.Descriptor)
+	pull(t, addr+"/other:latest", m.blobs, *res.Descriptor)
 	if len(images.m) != 0 {
 		t.Errorf("a pushed image was named here: %v", images.m)
 	}
@@ -130,17 +130,17 @@ func TestPush(t *testing.T) {
 	// An index with attestations, in Docker's types and OCI's, over what is there.
 	multi := multi(t, nil, map[string]cache.Tree{"linux/amd64": tr, "linux/arm64": tr})
 	res = export(t, set, "image", "push=true;oci-mediatypes=false;registry.insecure=true;name="+name, multi, Request{})
-	pull(t, name, m, *res.Descriptor)
+	pull(t, name, m.blobs, *res.Descriptor)
 	multi.Attestations = map[string][]Attestation{"linux/amd64": {provenance()}}
 	res = export(t, set, "image", "push=true;oci-artifact=false;name="+name, multi, Request{})
-	pull(t, name, m, *res.Descriptor)
+	pull(t, name, m.blobs, *res.Descriptor)
 }
 
 func TestPushByDigest(t *testing.T) {
 	addr := startRegistry(t)
 	m := newMemTrees(t)
 	res := export(t, pushSet(t, m, nil), "image", "push=true;push-by-digest=true;name="+addr+"/img", input(t, two(t, m), nil), Request{})
-	pull(t, addr+"/img@"+res.Descriptor.Digest.String(), m, *res.Descriptor)
+	pull(t, addr+"/img@"+res.Descriptor.Digest.String(), m.blobs, *res.Descriptor)
 	tags, err := http.Get("http://" + addr + "/v2/img/tags/list")
 	if err != nil {
 		t.Fatal(err)
@@ -360,5 +360,5 @@ func TestSeveralAtOnce(t *testing.T) {
 	if err := results[0].Finalize(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	pull(t, addr+"/x:latest", m, *results[0].Descriptor)
+	pull(t, addr+"/x:latest", m.blobs, *results[0].Descriptor)
 }

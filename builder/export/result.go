@@ -11,7 +11,7 @@ import (
 
 // result tells the client what was made. desc is img's descriptor as the
 // exporter shows it.
-func (img *image) result(desc ocispecs.Descriptor) (*Result, error) {
+func (img *madeImage) result(desc ocispecs.Descriptor) (*Result, error) {
 	data, err := json.Marshal(desc)
 	if err != nil {
 		return nil, fmt.Errorf("encode descriptor: %w", err)

@@ -32,7 +32,7 @@ const (
 type Trees interface {
 	Layers(t cache.Tree) ([]tree.LayerInfo, error)
 	Blob(ctx context.Context, id cache.LayerID, o tree.BlobOptions, p tree.Provider) (ocispecs.Descriptor, godigest.Digest, error)
-	Ensure(ctx context.Context, t cache.Tree, p tree.Provider, progress func(desc ocispecs.Descriptor, done, total int64, unpacked bool)) error
+	Ensure(ctx context.Context, t cache.Tree, p tree.Provider, progress tree.Progress) error
 	Files(ctx context.Context, t cache.Tree) (*digest.View, error)
 }
 

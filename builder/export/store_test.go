@@ -110,7 +110,10 @@ func (m *memTrees) Blob(ctx context.Context, id cache.LayerID, o tree.BlobOption
 	m.mu.Lock()
 	l := m.layers[id]
 	m.mu.Unlock()
-	if lazy(l.info, o) {
+	if l.info.Desc != nil && !o.Compression.Force {
+		if o.Lazy {
+			return *l.info.Desc, l.info.DiffID, nil
+		}
 		ra, err := p.ReaderAt(ctx, *l.info.Desc, l.info.Sources)
 		if err != nil {
 			return ocispecs.Descriptor{}, "", err
@@ -171,7 +174,7 @@ func (m *memTrees) pack(l *memLayer, o tree.BlobOptions) ([]byte, godigest.Diges
 	return packed.Bytes(), diffID
 }
 
-func (m *memTrees) Ensure(context.Context, cache.Tree, tree.Provider, func(ocispecs.Descriptor, int64, int64, bool)) error {
+func (m *memTrees) Ensure(context.Context, cache.Tree, tree.Provider, tree.Progress) error {
 	return nil
 }
 

@@ -6,8 +6,6 @@ import (
 	"io"
 
 	"github.com/buildd/buildd/cache/layer"
-	"github.com/buildd/buildd/worker/session"
-	bksession "github.com/moby/buildkit/session"
 	"github.com/tonistiigi/fsutil"
 )
 
@@ -35,10 +33,8 @@ func (t *tarball) Export(ctx context.Context, in Input, r Request) (*Result, err
 		return nil, err
 	}
 	return &Result{}, r.step("sending tarball", func() error {
-		return r.onClient(ctx, func(ctx context.Context, c bksession.Caller) error {
-			return session.SendFile(ctx, c, r.ID, nil, func(w io.Writer) error {
-				return fsutil.WriteTar(ctx, fs, w)
-			})
+		return r.sendFile(ctx, nil, func(ctx context.Context, w io.Writer) error {
+			return fsutil.WriteTar(ctx, fs, w)
 		})
 	})
 }

@@ -19,8 +19,8 @@ type writer struct {
 	blobs content.Store
 }
 
-// image is what the writer made.
-type image struct {
+// madeImage is what the writer made.
+type madeImage struct {
 	*blobs
 	desc ocispecs.Descriptor
 	// config is the digest of the image config; "" for an index.
@@ -37,7 +37,7 @@ type written struct {
 }
 
 // write makes the image or index that in is for.
-func (w *writer) write(ctx context.Context, in Input, o imageOptions, r Request) (*image, error) {
+func (w *writer) write(ctx context.Context, in Input, o imageOptions, r Request) (*madeImage, error) {
 	var err error
 	if o.annotations, err = o.annotations.withMetadata(in.Metadata); err != nil {
 		return nil, err
@@ -45,7 +45,7 @@ func (w *writer) write(ctx context.Context, in Input, o imageOptions, r Request)
 	if err := o.annotations.check(in, o.oci()); err != nil {
 		return nil, err
 	}
-	img := &image{blobs: newBlobs(w.blobs, w.trees, r.Provider)}
+	img := &madeImage{blobs: newBlobs(w.blobs, w.trees, r.Provider)}
 	attestations := o.attestations(in)
 	index := in.Multi || len(attestations) > 0
 	if err := checkIndex(in, o, index, len(attestations) > 0); err != nil {
@@ -96,7 +96,7 @@ func checkIndex(in Input, o imageOptions, index, attested bool) error {
 }
 
 // writeManifest writes the manifest and config of one platform.
-func (w *writer) writeManifest(ctx context.Context, in Input, p Platform, c chain, o imageOptions, img *image, r Request) (written, error) {
+func (w *writer) writeManifest(ctx context.Context, in Input, p Platform, c chain, o imageOptions, img *madeImage, r Request) (written, error) {
 	types := typesOf(o.oci())
 	var cache []byte
 	if in.InlineCache != nil {
@@ -137,7 +137,7 @@ func (w *writer) writeManifest(ctx context.Context, in Input, p Platform, c chai
 
 // writeIndex writes the index of all platforms, attestations last: clients take
 // the first manifest that suits them.
-func (w *writer) writeIndex(ctx context.Context, parts []written, attestations []ocispecs.Descriptor, o imageOptions, img *image, r Request) (ocispecs.Descriptor, error) {
+func (w *writer) writeIndex(ctx context.Context, parts []written, attestations []ocispecs.Descriptor, o imageOptions, img *madeImage, r Request) (ocispecs.Descriptor, error) {
 	types := typesOf(o.oci())
 	annotated := o.annotations.of(nil)
 	index := ocispecs.Index{
