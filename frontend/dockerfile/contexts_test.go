@@ -226,12 +226,18 @@ func TestIgnored(t *testing.T) {
 	}
 }
 
-// An ignore file that cannot be had is no empty one.
-func TestIgnoredError(t *testing.T) {
-	gone := errors.New("no active session")
-	b := mustOpen(t, &fakeClient{files: local(map[string]string{"Dockerfile": "x"}), broken: map[string]error{"local://context": gone}})
-	if _, err := b.contexts.Main(context.Background()); !errors.Is(err, gone) || !strings.Contains(err.Error(), "load .dockerignore") {
-		t.Errorf("error %v", err)
+// Where there is no directory of the client, only what needs it fails.
+func TestMissingContext(t *testing.T) {
+	gone := errors.New("no local sources enabled")
+	client := func(dockerfile string) *fakeClient {
+		return &fakeClient{files: local(map[string]string{"Dockerfile": dockerfile}), broken: map[string]error{"local://context": gone}}
+	}
+	if _, err := (Frontend{}).Build(context.Background(), client("FROM scratch")); err != nil {
+		t.Errorf("without COPY: %v", err)
+	}
+	_, err := Frontend{}.Build(context.Background(), client("FROM scratch\nCOPY a /\n"))
+	if !errors.Is(err, gone) || !strings.Contains(err.Error(), "load .dockerignore of context: no local sources enabled") {
+		t.Errorf("with COPY: %v", err)
 	}
 }
 

@@ -21,6 +21,17 @@ type ignoreFile struct {
 	data []byte
 }
 
+// loadError says that a client's directory could not be read at all.
+type loadError struct {
+	local string
+	err   error
+}
+
+func (e *loadError) Error() string {
+	return fmt.Sprintf("load %s of %s: %v", dockerignore, e.local, e.err)
+}
+func (e *loadError) Unwrap() error { return e.err }
+
 // readIgnoreFile loads .dockerignore of a client's directory; a directory without one ignores nothing.
 func (g *gateway) readIgnoreFile(ctx context.Context, local, vertex, sharedKey string) (*ignoreFile, error) {
 	ref, err := g.files(ctx, llb.Local(local,
@@ -31,7 +42,7 @@ func (g *gateway) readIgnoreFile(ctx context.Context, local, vertex, sharedKey s
 		llb.Differ(llb.DiffNone, false),
 	))
 	if err != nil {
-		return nil, fmt.Errorf("load %s: %w", dockerignore, err)
+		return nil, &loadError{local, err}
 	}
 	data, err := readFile(ctx, ref, dockerignore)
 	if tooLarge := (*tooLargeError)(nil); errors.As(err, &tooLarge) {

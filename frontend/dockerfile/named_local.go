@@ -2,10 +2,8 @@ package dockerfile
 
 import (
 	"context"
-	"sync"
 
 	"github.com/moby/buildkit/client/llb"
-	"github.com/moby/buildkit/solver/pb"
 )
 
 // local is a directory of the client. Which of its paths are used is known only after the whole Dockerfile has been read.
@@ -33,26 +31,4 @@ func (n *namedContext) local(ctx context.Context, name string) (*llb.State, erro
 	}}
 	st := llb.NewState(out)
 	return &st, nil
-}
-
-// lateOutput is an llb.Output that is made when the state is marshalled.
-type lateOutput struct {
-	make func() llb.Output
-	once sync.Once
-	out  llb.Output // after once
-}
-
-func (l *lateOutput) get() llb.Output {
-	l.once.Do(func() { l.out = l.make() })
-	return l.out
-}
-
-// ToInput implements llb.Output.
-func (l *lateOutput) ToInput(ctx context.Context, c *llb.Constraints) (*pb.Input, error) {
-	return l.get().ToInput(ctx, c)
-}
-
-// Vertex implements llb.Output.
-func (l *lateOutput) Vertex(ctx context.Context, c *llb.Constraints) llb.Vertex {
-	return l.get().Vertex(ctx, c)
 }
