@@ -188,7 +188,7 @@ func (b *Build) run(ctx context.Context, v *Vertex, k key, in []cache.Tree) ([]c
 	}
 	b.tellDone(w, out.cached, err)
 	if err != nil {
-		return nil, asStepError(v, err)
+		return nil, &StepError{Vertex: v, Err: err}
 	}
 	return out.trees, nil
 }

@@ -22,7 +22,7 @@ type fakeOp struct {
 	err  error
 }
 
-func (o *fakeOp) Digest(context.Context, *Build) (cache.Key, error) {
+func (o *fakeOp) Digest(context.Context, *Build, *Vertex) (cache.Key, error) {
 	return cache.Hash("fake", []byte(o.name)), nil
 }
 func (o *fakeOp) Selector(i int) cache.Selector { return o.sel[i] }

@@ -41,8 +41,9 @@ type Edge struct {
 // Op is what a vertex does, as far as the solver has to know it.
 type Op interface {
 	// Digest covers all that the outcome depends on except the inputs. For a
-	// source it pins what the source names now.
-	Digest(ctx context.Context, b *Build) (cache.Key, error)
+	// source it pins what the source names now; v is the vertex that progress is
+	// shown under.
+	Digest(ctx context.Context, b *Build, v *Vertex) (cache.Key, error)
 	// Selector says which files of input i count. Empty: the input counts by
 	// its key.
 	Selector(i int) cache.Selector

@@ -22,9 +22,9 @@ func (b *Build) key(ctx context.Context, v *Vertex) (key, error) {
 }
 
 func (b *Build) derive(ctx context.Context, v *Vertex) (key, error) {
-	d, err := v.Op.Digest(ctx, b)
+	d, err := v.Op.Digest(ctx, b, v)
 	if err != nil {
-		return key{}, asStepError(v, err)
+		return key{}, b.blame(v, err)
 	}
 	ks, err := each(ctx, inputs(v), func(ctx context.Context, i int) (key, error) {
 		if sel := v.Op.Selector(i); sel != "" {
@@ -73,7 +73,7 @@ func (b *Build) content(ctx context.Context, v *Vertex, e Edge, sel cache.Select
 	}
 	c, err := b.s.contents.Content(ctx, lender{b, e.Vertex}, t, sel)
 	if err != nil {
-		return key{}, asStepError(v, err)
+		return key{}, b.blame(v, err)
 	}
 	return key{Key: c}, b.s.cache.SetContent(ctx, k.Key, e.Output, sel, c)
 }

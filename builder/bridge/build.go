@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/buildd/buildd/cache"
 	"github.com/buildd/buildd/cache/digest"
@@ -88,9 +89,13 @@ func (b *Build) check(op *pb.Op) error {
 	return b.Allow(op)
 }
 
-// Pin implements llb.Pinner.
-func (b *Build) Pin(ctx context.Context, _ *solver.Build, s *pb.SourceOp, p *pb.Platform) (llb.Pin, error) {
-	pin, err := b.Sources.Pin(ctx, b.Lend, b.request(s, p))
+// Pin implements llb.Pinner. Where that means to transfer files, v is shown at
+// work.
+func (b *Build) Pin(ctx context.Context, v *solver.Vertex, s *pb.SourceOp, p *pb.Platform) (llb.Pin, error) {
+	r := b.request(s, p)
+	r.Progress = func(st solver.Status) { b.Log.Status(v, st) }
+	b.Log.Vertex(v, solver.State{Started: time.Now()})
+	pin, err := b.Sources.Pin(ctx, b.Lend, r)
 	if err != nil {
 		return nil, err
 	}

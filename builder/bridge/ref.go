@@ -151,7 +151,7 @@ func pathError(op, p string, err error) error {
 // name, the mode Go's.
 func stat(e digest.Entry) *fstypes.Stat {
 	s := &fstypes.Stat{
-		Path: path.Base(e.Path), Mode: uint32(e.FileMode()), Uid: e.UID, Gid: e.GID, Size: e.Size,
+		Path: path.Base(e.Path), Mode: uint32(fileMode(e.Mode)), Uid: e.UID, Gid: e.GID, Size: e.Size,
 		ModTime: e.ModTime.UnixNano(), Linkname: e.Link, Devmajor: int64(e.Major), Devminor: int64(e.Minor),
 	}
 	if e.Path == "" {
@@ -164,4 +164,29 @@ func stat(e digest.Entry) *fstypes.Stat {
 		s.Xattrs[k] = []byte(v)
 	}
 	return s
+}
+
+// fileMode gives st_mode the form that Go has it in.
+func fileMode(m uint32) fs.FileMode {
+	out := fs.FileMode(m & 0o777)
+	for bit, mode := range map[uint32]fs.FileMode{unix.S_ISUID: fs.ModeSetuid, unix.S_ISGID: fs.ModeSetgid, unix.S_ISVTX: fs.ModeSticky} {
+		if m&bit != 0 {
+			out |= mode
+		}
+	}
+	switch m & unix.S_IFMT {
+	case unix.S_IFDIR:
+		out |= fs.ModeDir
+	case unix.S_IFLNK:
+		out |= fs.ModeSymlink
+	case unix.S_IFIFO:
+		out |= fs.ModeNamedPipe
+	case unix.S_IFSOCK:
+		out |= fs.ModeSocket
+	case unix.S_IFBLK:
+		out |= fs.ModeDevice
+	case unix.S_IFCHR:
+		out |= fs.ModeDevice | fs.ModeCharDevice
+	}
+	return out
 }

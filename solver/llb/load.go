@@ -20,7 +20,7 @@ type Pin interface{ PinKey() string }
 
 // Pinner finds out what sources name now.
 type Pinner interface {
-	Pin(ctx context.Context, b *solver.Build, s *pb.SourceOp, p *pb.Platform) (Pin, error)
+	Pin(ctx context.Context, v *solver.Vertex, s *pb.SourceOp, p *pb.Platform) (Pin, error)
 }
 
 // Options say how a definition becomes vertices of a build.

@@ -54,7 +54,7 @@ func newOp(def *pb.Op, meta *pb.OpMetadata, p Pinner) (*Op, error) {
 }
 
 // Digest implements solver.Op. A source is pinned on the first call.
-func (o *Op) Digest(ctx context.Context, b *solver.Build) (cache.Key, error) {
+func (o *Op) Digest(ctx context.Context, _ *solver.Build, v *solver.Vertex) (cache.Key, error) {
 	src := o.Def.GetSource()
 	if src == nil {
 		return o.digest, nil
@@ -62,7 +62,7 @@ func (o *Op) Digest(ctx context.Context, b *solver.Build) (cache.Key, error) {
 	p := o.Pin()
 	if p == nil {
 		var err error
-		if p, err = o.pinner.Pin(ctx, b, src, o.Def.Platform); err != nil {
+		if p, err = o.pinner.Pin(ctx, v, src, o.Def.Platform); err != nil {
 			return cache.Key{}, err
 		}
 		o.mu.Lock()
@@ -91,6 +91,8 @@ func (o *Op) Outputs() int {
 		for _, m := range x.Exec.Mounts {
 			n = max(n, int(m.Output)+1)
 		}
+	case *pb.Op_Passthrough:
+		n = len(x.Passthrough.GetOutputs())
 	case *pb.Op_File:
 		for _, a := range x.File.Actions {
 			n = max(n, int(a.Output)+1)
