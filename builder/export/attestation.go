@@ -58,15 +58,15 @@ type Subject struct {
 // attestations returns those that an image is exported with, by platform.
 func (o imageOptions) attestations(in Input) map[string][]Attestation {
 	out := map[string][]Attestation{}
+	index := in.Multi || o.inlineOnly
 	for _, p := range in.Platforms {
-		list := in.Attestations[p.ID]
-		// An index that is written anyway has room for all of them.
-		if !o.inlineOnly && !in.Multi {
-			list = withoutInlineOnly(list)
-		}
-		if len(list) > 0 {
+		if list := in.Attestations[p.ID]; len(list) > 0 {
 			out[p.ID] = list
+			index = index || len(withoutInlineOnly(list)) > 0
 		}
+	}
+	if !index { // an index that is written anyway has room for all of them
+		return nil
 	}
 	return out
 }

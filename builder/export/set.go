@@ -93,11 +93,11 @@ func (s *Set) Types() []string {
 // Resolve makes the exporter that a client asked for. What it asked wrongly is
 // an error that names the attribute, its value and what would be right.
 func (s *Set) Resolve(typ string, attrs map[string]string) (Exporter, error) {
-	make, ok := s.by[typ]
+	construct, ok := s.by[typ]
 	if !ok {
 		return nil, fmt.Errorf("exporter %q could not be found: want one of %s", typ, strings.Join(s.Types(), ", "))
 	}
-	e, err := make(typ, attrs)
+	e, err := construct(typ, attrs)
 	if err != nil {
 		return nil, fmt.Errorf("exporter type=%s: %w", typ, err)
 	}
