@@ -76,7 +76,7 @@ func optionError(key, value, want string, err error) error {
 	return fmt.Errorf("option %s: invalid value %q: want %s: %w", key, value, want, err)
 }
 
-// parser reads options one after the other and keeps the first error.
+// optionParser reads options one after the other and keeps the first error.
 type optionParser struct {
 	raw map[string]string
 	err error
