@@ -150,10 +150,16 @@ func (l *lowering) checkDefaultArgs() {
 	if _, err := expandGlobals(x, args, l.src.globals, nil); err != nil {
 		return // the lowering itself will say so
 	}
+	stages := map[string]bool{}
 	for _, s := range l.src.stages {
 		r, err := x.word(s.BaseName, args)
 		if err != nil {
 			return
+		}
+		isStage := stages[strings.ToLower(r.Result)]
+		stages[s.Name] = true
+		if isStage {
+			continue
 		}
 		if _, err := parseRef(r.Result); err != nil {
 			l.lint.Run(&linter.RuleInvalidDefaultArgInFrom, s.Location, linter.RuleInvalidDefaultArgInFrom.Format(s.BaseName))

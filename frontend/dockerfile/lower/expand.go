@@ -2,7 +2,6 @@ package lower
 
 import (
 	"fmt"
-	"regexp"
 	"strings"
 
 	"github.com/moby/buildkit/frontend/dockerfile/shell"
@@ -12,15 +11,14 @@ const (
 	// maxExpanded bounds what a word may expand to. Linux takes no argument or variable above 128 KiB, so nothing useful is
 	// lost; without a bound, thirty lines that double a variable are a gigabyte.
 	maxExpanded = 1 << 20
-	// maxMatched bounds the values in a word that matches patterns (${a//b/c}): there the work is a product of lengths.
-	maxMatched = 16 << 10
-	// maxPattern bounds such a word itself.
-	maxPattern = 256 << 10
 	// maxOutput bounds all that the words and the history of one Dockerfile expand to.
 	maxOutput = 64 << 20
+	// maxWork bounds the steps of matching patterns (${a//b/c}) for one word: some tenths of a second.
+	maxWork = 1 << 27
 )
 
-// expander replaces variables in words of a Dockerfile, within bounds. It is not safe for concurrent use.
+// expander replaces variables in words of a Dockerfile, within bounds: the daemon reads Dockerfiles of strangers. It is not safe for
+// concurrent use.
 type expander struct {
 	lex    *shell.Lex
 	escape rune
@@ -33,30 +31,32 @@ func newExpander(escape rune) *expander {
 
 // word expands s to one word, quotes and escapes removed, and tells which variables it used and which it missed.
 func (x *expander) word(s string, env shell.EnvGetter) (shell.ProcessWordResult, error) {
-	return x.run(x.lex, s, env)
+	return x.run(x.lex, x.escape, s, env)
 }
 
 // text expands variables and leaves quotes alone, as in the body of a heredoc. Its escape is always the backslash.
 func (x *expander) text(s string, env shell.EnvGetter) (shell.ProcessWordResult, error) {
 	lex := shell.NewLex('\\')
 	lex.SkipProcessQuotes = true
-	return x.run(lex, s, env)
+	return x.run(lex, '\\', s, env)
 }
 
 // list expands s and splits it at blanks.
 func (x *expander) list(s string, env shell.EnvGetter) ([]string, error) {
-	m := x.meter(s, env)
-	if err := m.check(); err != nil {
-		return nil, err
-	}
-	words, err := x.lex.ProcessWords(s, m)
+	r, err := x.check(x.lex, x.escape, s, env)
 	if err != nil {
 		return nil, err
 	}
-	if err := m.check(); err != nil {
+	words, err := x.lex.ProcessWords(r, env)
+	if err != nil {
 		return nil, err
 	}
-	return words, x.spend(len(s) + m.used)
+	for _, w := range words {
+		if err := x.spend(len(w)); err != nil {
+			return nil, err
+		}
+	}
+	return words, nil
 }
 
 // title expands an instruction for people to read; what cannot be expanded stays as it is.
@@ -72,37 +72,42 @@ func (x *expander) command(s string, env shell.EnvGetter) string {
 }
 
 func (x *expander) orSame(lex *shell.Lex, s string, env shell.EnvGetter) string {
-	r, err := x.run(lex, s, env)
+	r, err := x.run(lex, x.escape, s, env)
 	if err != nil {
 		return s
 	}
 	return r.Result
 }
 
-func (x *expander) run(lex *shell.Lex, s string, env shell.EnvGetter) (shell.ProcessWordResult, error) {
-	if x.plain(s) {
+func (x *expander) run(lex *shell.Lex, escape rune, s string, env shell.EnvGetter) (shell.ProcessWordResult, error) {
+	if !strings.ContainsAny(s, "$'\"\\`") { // nothing to expand
 		return shell.ProcessWordResult{Result: s}, x.spend(len(s))
 	}
-	m := x.meter(s, env)
-	if err := m.check(); err != nil {
+	s, err := x.check(lex, escape, s, env)
+	if err != nil {
 		return shell.ProcessWordResult{}, err
 	}
-	r, err := lex.ProcessWordWithMatches(s, m)
+	r, err := lex.ProcessWordWithMatches(s, env)
 	if err != nil {
 		return r, err
-	}
-	if err := m.check(); err != nil {
-		return shell.ProcessWordResult{}, err
-	}
-	if len(r.Result) > maxExpanded+len(s) {
-		return shell.ProcessWordResult{}, fmt.Errorf("expand %s: %d bytes, more than the limit of %d", abridged(s), len(r.Result), maxExpanded)
 	}
 	return r, x.spend(len(r.Result))
 }
 
-// plain reports whether there is nothing in s to expand.
-func (x *expander) plain(s string) bool {
-	return !strings.ContainsAny(s, "$'\"\\`")
+// check refuses a word that expands to too much, and makes it fit for the lexer, which complains on standard error about anything
+// but UTF-8.
+func (x *expander) check(lex *shell.Lex, escape rune, s string, env shell.EnvGetter) (string, error) {
+	s = strings.ToValidUTF8(s, "\uFFFD")
+	e := estimator{rest: []rune(s), env: env, escape: escape, quotes: !lex.SkipProcessQuotes}
+	size := e.until(-1)
+	switch {
+	case size > maxExpanded+int64(len(s)):
+		return "", fmt.Errorf("expand %s: it may become %d bytes, more than the limit of %d", abridged(s), size, maxExpanded)
+	case e.work > maxWork:
+		return "", fmt.Errorf("expand %s: matching its patterns takes too long", abridged(s))
+	default:
+		return s, nil
+	}
 }
 
 // spend takes n bytes of what a Dockerfile may make.
@@ -111,44 +116,6 @@ func (x *expander) spend(n int) error {
 		return fmt.Errorf("the Dockerfile expands to more than %d bytes", maxOutput)
 	}
 	return nil
-}
-
-// matches finds ${name/, ${name# and ${name%, whose work is a product of lengths.
-var matches = regexp.MustCompile(`(?s)\$\{.?[\pL\pN_]*[/#%]`)
-
-// meter counts the values that one word draws from the environment and gives no more when they are too many.
-type meter struct {
-	shell.EnvGetter
-	word        string
-	limit, used int
-	long        bool // the word itself is too long to match patterns
-}
-
-func (x *expander) meter(s string, env shell.EnvGetter) *meter {
-	m := &meter{EnvGetter: env, word: s, limit: maxExpanded}
-	if matches.MatchString(s) {
-		m.limit, m.long = maxMatched, len(s) > maxPattern
-	}
-	return m
-}
-
-func (m *meter) Get(key string) (string, bool) {
-	v, ok := m.EnvGetter.Get(key)
-	if m.used += len(v); m.used > m.limit {
-		return "", ok
-	}
-	return v, ok
-}
-
-func (m *meter) check() error {
-	switch {
-	case m.long:
-		return fmt.Errorf("expand %s: a word with patterns may have %d bytes, not %d", abridged(m.word), maxPattern, len(m.word))
-	case m.used > m.limit:
-		return fmt.Errorf("expand %s: the variables in it have %d bytes, more than the limit of %d", abridged(m.word), m.used, m.limit)
-	default:
-		return nil
-	}
 }
 
 // abridged quotes the beginning of a word that may be very long.

@@ -11,6 +11,9 @@ import (
 	"github.com/moby/buildkit/frontend/dockerfile/linter"
 )
 
+// portCost is what a port of a range takes of what a Dockerfile may make, in bytes: a word of ten bytes stands for 65536 ports.
+const portCost = 64
+
 func (in *instruction) expose(c *instructions.ExposeCommand) error {
 	var ports []string
 	for _, p := range c.Ports {
@@ -72,6 +75,9 @@ func (in *instruction) port(word string) ([]string, error) {
 		if l-f != last-first && first != last {
 			return nil, fmt.Errorf("invalid ranges specified for container and host Ports: %s and %s", ports, hostPorts)
 		}
+	}
+	if err := in.expand.spend(portCost * (last - first)); err != nil {
+		return nil, err
 	}
 	out := make([]string, 0, last-first+1)
 	for p := first; p <= last; p++ {

@@ -6,8 +6,10 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -189,7 +191,7 @@ func configText(t *testing.T, r *Result) string {
 	if r.NoCache {
 		b.WriteString("no cache\n")
 	}
-	for name := range r.Scan.Extras {
+	for _, name := range slices.Sorted(maps.Keys(r.Scan.Extras)) {
 		fmt.Fprintf(&b, "scan %s\n", name)
 	}
 	return b.String()

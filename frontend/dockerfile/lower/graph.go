@@ -138,9 +138,11 @@ func (g *graph) source(name string, c instructions.Command) *stage {
 		return s
 	}
 	if s := g.outside[name]; s != nil {
+		s.named = append(s.named, c.Location())
 		return s
 	}
 	s := newStage(instructions.Stage{BaseName: name, Location: c.Location()}, -1)
+	s.named = [][]parser.Range{c.Location()}
 	g.outside[name] = s
 	g.externals = append(g.externals, s)
 	return s

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
 	"github.com/moby/buildkit/frontend/dockerfile/linter"
@@ -85,6 +86,7 @@ func (s *stage) readState(ctx context.Context) error {
 }
 
 func (s *stage) setEnv(key, value string) {
+	key, value = strings.ToValidUTF8(key, "\uFFFD"), strings.ToValidUTF8(value, "\uFFFD")
 	s.env.set(key, value)
 	s.state = s.state.AddEnv(key, value)
 }
@@ -124,6 +126,9 @@ type instruction struct {
 
 // lower expands the words of the instruction and then does what it says.
 func (in *instruction) lower() error {
+	if err := in.checkEncoding(); err != nil {
+		return err
+	}
 	if err := in.expandWords(); err != nil {
 		return err
 	}
@@ -167,6 +172,27 @@ func (in *instruction) lower() error {
 	default:
 		return fmt.Errorf("instruction %s cannot be lowered", in.Name())
 	}
+}
+
+// checkEncoding refuses text that LLB cannot hold. Elsewhere than in commands and paths it is only replaced, since old files have
+// names of people in other encodings.
+func (in *instruction) checkEncoding() error {
+	_, isUser := in.Command.(*instructions.UserCommand)
+	if code, ok := in.Command.(fmt.Stringer); ok && (isUser || makesLayer(in.Command)) {
+		return checkUTF8(code.String())
+	}
+	return nil
+}
+
+func checkUTF8(s string) error {
+	for i, r := range s {
+		if r == utf8.RuneError {
+			if _, size := utf8.DecodeRuneInString(s[i:]); size == 1 {
+				return fmt.Errorf("byte %#x after %s is not UTF-8", s[i], abridged(s[max(0, i-20):i]))
+			}
+		}
+	}
+	return nil
 }
 
 // expandWords replaces variables wherever the instruction allows them. ARG does it on its own, since the default of an argument

@@ -67,9 +67,13 @@ func (l *lowering) makeTrigger(s *stage, expr string) (step, error) {
 	}
 	node := tree.AST.Children[0]
 	node.StartLine, node.EndLine = lineSpan(s.def.Location)
-	c, err := instructions.ParseCommand(node)
+	parsed, err := instructions.ParseInstructionWithLinter(node, silent())
 	if err != nil {
 		return step{}, err
+	}
+	c, ok := parsed.(instructions.Command)
+	if !ok {
+		return step{}, fmt.Errorf("%s cannot be a trigger", node.Value)
 	}
 	st, err := l.makeStep(c)
 	st.trigger = true

@@ -131,7 +131,6 @@ func (o *testOptions) setRun(name, value, k, v string) (err error) {
 	return err
 }
 
-
 // fakeWorld has the images and contexts that a golden file says it has, and three images that everybody knows.
 type fakeWorld struct {
 	images     map[string]string // config by name
@@ -230,4 +229,3 @@ func (w *fakeWorld) SourceTime(context.Context, llb.State, string) (*time.Time, 
 	t := time.Unix(w.sourceTime, 0).UTC()
 	return &t, nil
 }
-

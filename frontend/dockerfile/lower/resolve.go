@@ -197,13 +197,19 @@ func (l *lowering) fromImage(s *stage) {
 		return
 	}
 	s.countVertex()
-	s.state = llb.Image(s.ref,
+	opts := []llb.ImageOption{
 		describe(s.def.SourceCode),
 		llb.Platform(*s.platform),
 		l.o.ResolveMode,
 		llb.WithCustomName(l.title(s, "FROM "+s.ref, newVars())),
-		l.where(s.def.Location),
-	)
+	}
+	if !s.external() {
+		opts = append(opts, l.where(s.def.Location))
+	}
+	for _, lines := range s.named {
+		opts = append(opts, l.where(lines))
+	}
+	s.state = llb.Image(s.ref, opts...)
 	l.checkBasePlatform(s)
 }
 

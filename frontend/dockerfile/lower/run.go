@@ -19,6 +19,11 @@ func (in *instruction) run(c *instructions.RunCommand) error {
 	if err != nil {
 		return err
 	}
+	for _, arg := range cmd {
+		if err := checkUTF8(arg); err != nil {
+			return err
+		}
+	}
 	opts = append(opts, llb.Args(cmd), describe(c.String()), in.where(in.Location()))
 	if s.noCache {
 		opts = append(opts, llb.IgnoreCache)

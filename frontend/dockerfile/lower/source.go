@@ -41,10 +41,20 @@ func parse(src []byte, lint *linter.Linter) (*source, error) {
 	return &source{globals: globals, stages: stages, escape: tree.EscapeToken}, nil
 }
 
+// silent is a linter that says nothing. The parser takes nil for that too, but panics when a comment says "check=".
+func silent() *linter.Linter { return linter.New(&linter.Config{}) }
+
+// maxVariables bounds how deep variables can be nested. The lexer recurses into them, and a stack that overflows takes the whole
+// program along.
+const maxVariables = 100_000
+
 // checkText refuses what cannot be a Dockerfile before the parser makes something of it.
 func checkText(src []byte) error {
 	if len(bytes.TrimSpace(src)) == 0 {
 		return errors.New("the Dockerfile cannot be empty")
+	}
+	if n := bytes.Count(src, []byte("${")); n > maxVariables {
+		return fmt.Errorf("the Dockerfile uses %d variables, more than the limit of %d", n, maxVariables)
 	}
 	if i := bytes.IndexByte(src, 0); i >= 0 {
 		line := 1 + bytes.Count(src[:i], []byte{'\n'})

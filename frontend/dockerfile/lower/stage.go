@@ -5,6 +5,7 @@ import (
 
 	"github.com/moby/buildkit/client/llb"
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
+	"github.com/moby/buildkit/frontend/dockerfile/parser"
 	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -18,6 +19,7 @@ type stage struct {
 	index    int                // in the Dockerfile, -1 for an external one
 	label    string             // in the names of vertices; "" if the Dockerfile has nothing but this stage
 	base     *stage             // nil if the base is no stage
+	named    [][]parser.Range   // of an external one: all places that name it
 	replaced ContextLoader      // the named context that takes the place of the whole stage
 	steps    []step
 	noCache  bool

@@ -22,7 +22,7 @@ func Targets(_ context.Context, src []byte) (*targets.List, error) {
 	if err != nil {
 		return nil, err
 	}
-	stages, _, err := instructions.Parse(tree.AST, nil)
+	stages, _, err := instructions.Parse(tree.AST, silent())
 	if err != nil {
 		return nil, err
 	}
