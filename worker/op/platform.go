@@ -36,8 +36,8 @@ func platformName(p *pb.Platform) string {
 	return platforms.Format(p.Spec())
 }
 
-// native reports whether the processor runs programs of p itself.
-func native(p *pb.Platform) bool {
+// runsHere reports whether the processor runs programs of p itself.
+func runsHere(p *pb.Platform) bool {
 	return p == nil || p.Architecture == "" || platforms.Only(platforms.DefaultSpec()).Match(p.Spec())
 }
 
@@ -45,7 +45,7 @@ func native(p *pb.Platform) bool {
 // step for p; "" if the kernel finds it (binfmt_misc), needs none, or there is
 // none and the step may turn out not to need it.
 func emulator(p *pb.Platform) string {
-	if native(p) || registered(p.Architecture, "/proc/sys/fs/binfmt_misc") {
+	if runsHere(p) || registered(p.Architecture, "/proc/sys/fs/binfmt_misc") {
 		return ""
 	}
 	path, err := exec.LookPath("buildkit-qemu-" + qemuName(p.Architecture))
@@ -66,7 +66,7 @@ func registered(arch, dir string) bool {
 
 // platformError explains why a program of a foreign platform did not start.
 func platformError(p *pb.Platform, err error) error {
-	if native(p) || !formatError(err) {
+	if runsHere(p) || !formatError(err) {
 		return err
 	}
 	return fmt.Errorf("platform %s cannot run on this %s/%s machine: no emulator is registered for %s; register one with "+

@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"os"
 
 	"github.com/buildd/buildd/cache"
 	"github.com/buildd/buildd/cache/tree"
@@ -59,6 +58,7 @@ func (c *Config) applyDefaults() error {
 // Worker runs steps. It is safe for concurrent use.
 type Worker struct {
 	Config
+	area *mount.Area
 	// defaults are the mount points that every container has.
 	defaults []string
 }
@@ -69,22 +69,24 @@ func New(c Config) (*Worker, error) {
 	if err := c.applyDefaults(); err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(c.Dir, 0o711); err != nil {
-		return nil, fmt.Errorf("make worker directory: %w", err)
-	}
-	if err := mount.Clear(c.Dir); err != nil {
+	area, err := mount.OpenArea(c.Dir)
+	if err != nil {
 		return nil, err
 	}
-	w := &Worker{Config: c}
+	c.Dir = area.Dir
+	w := &Worker{Config: c, area: area}
 	s, err := runtime.Spec(runtime.SpecOptions{ID: "defaults", Root: "/", Args: []string{"true"}, Rootless: c.Rootless})
 	if err != nil {
-		return nil, fmt.Errorf("find out default mounts: %w", err)
+		return nil, errors.Join(fmt.Errorf("find out default mounts: %w", err), area.Close())
 	}
 	for _, m := range s.Mounts {
 		w.defaults = append(w.defaults, m.Destination)
 	}
 	return w, nil
 }
+
+// Close ends the use of Dir. No step may be running.
+func (w *Worker) Close() error { return w.area.Close() }
 
 // Progress hears how a step gets on; solver.Waiters is one.
 type Progress interface {

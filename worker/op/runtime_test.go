@@ -1,0 +1,32 @@
+package op
+
+import (
+	"fmt"
+	"os"
+	"testing"
+
+	"github.com/buildd/buildd/worker/runtime"
+	"github.com/buildd/buildd/worker/runtime/native"
+)
+
+var nativeRuntime runtime.Runtime
+
+func TestMain(m *testing.M) {
+	native.Init()
+	code := func() int {
+		if os.Getuid() != 0 {
+			return m.Run()
+		}
+		r, err := native.New(native.Config{})
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "native runtime:", err)
+			return 1
+		}
+		defer r.Close()
+		nativeRuntime = r
+		return m.Run()
+	}()
+	os.Exit(code)
+}
+
+func testRuntime(t testing.TB, _ string) runtime.Runtime { return nativeRuntime }
