@@ -32,16 +32,11 @@ type Files interface {
 	Open(ctx context.Context, w solver.Waiters, t cache.Tree) (*digest.View, error)
 }
 
-// Containers makes containers for frontends that ask for one, such as a
-// debugger.
-type Containers interface {
-	NewContainer(ctx context.Context, b *Build, r gwclient.NewContainerRequest) (gwclient.Container, error)
-}
-
 // Config is what the builds of a daemon share.
 type Config struct {
-	Sources    Sources
-	Files      Files
+	Sources Sources
+	Files   Files
+	// Containers is nil where steps run elsewhere.
 	Containers Containers
 	// Frontends by the name that clients ask for, such as "dockerfile.v0".
 	Frontends map[string]frontend.Frontend

@@ -137,11 +137,6 @@ func (c *Client) ResolveImageConfig(ctx context.Context, ref string, o sourceres
 	return resolved, res.Image.Digest, res.Image.Config, nil
 }
 
-// NewContainer implements gwclient.Client.
-func (c *Client) NewContainer(ctx context.Context, r gwclient.NewContainerRequest) (gwclient.Container, error) {
-	return c.b.Containers.NewContainer(ctx, c.b, r)
-}
-
 // Warn implements gwclient.Client.
 func (c *Client) Warn(_ context.Context, d digest.Digest, msg string, o gwclient.WarnOpts) error {
 	c.b.Log.Warn(&control.VertexWarning{

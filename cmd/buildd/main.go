@@ -10,11 +10,13 @@ import (
 	"os/signal"
 
 	"github.com/buildd/buildd/cmd/buildd/config"
+	"github.com/buildd/buildd/worker/runtime/native"
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 )
 
 func main() {
+	native.Init() // does not return in the process that containers are forked from
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
 	defer stop()
 	if err := command().ExecuteContext(ctx); err != nil {

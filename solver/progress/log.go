@@ -60,6 +60,15 @@ func (l *Log) wakeLocked() {
 
 // Vertex implements solver.Events.
 func (l *Log) Vertex(v *solver.Vertex, s solver.State) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.steps == nil {
+		l.steps = map[digest.Digest]solver.State{}
+	}
+	if old := l.steps[v.Digest]; !old.Started.IsZero() && !s.Started.IsZero() {
+		s.Started = old.Started // clients take another start for another run
+	}
+	l.steps[v.Digest] = s
 	pv := &control.Vertex{Digest: string(v.Digest), Name: v.Name, Cached: s.Cached, Started: stamp(s.Started), Completed: stamp(s.Completed)}
 	for _, in := range v.Inputs {
 		pv.Inputs = append(pv.Inputs, string(in.Vertex.Digest))
@@ -70,12 +79,6 @@ func (l *Log) Vertex(v *solver.Vertex, s solver.State) {
 	if g := v.Group; g != nil {
 		pv.ProgressGroup = &pb.ProgressGroup{Id: g.ID, Name: g.Name, Weak: g.Weak}
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.steps == nil {
-		l.steps = map[digest.Digest]solver.State{}
-	}
-	l.steps[v.Digest] = s
 	l.addLocked(&control.StatusResponse{Vertexes: []*control.Vertex{pv}})
 }
 

@@ -1,0 +1,169 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/buildd/buildd/builder/bridge"
+	"github.com/buildd/buildd/cmd/buildd/config"
+	"github.com/buildd/buildd/worker"
+	"github.com/buildd/buildd/worker/mount"
+	"github.com/buildd/buildd/worker/network"
+	"github.com/buildd/buildd/worker/op"
+	"github.com/buildd/buildd/worker/runtime"
+	"github.com/buildd/buildd/worker/runtime/native"
+	"github.com/buildd/buildd/worker/runtime/oci"
+	"github.com/containerd/platforms"
+	types "github.com/moby/buildkit/api/types"
+	"github.com/moby/buildkit/solver/pb"
+	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// steps is what runs the steps of this daemon's builds.
+type steps struct {
+	run        worker.Steps
+	containers bridge.Containers // nil where steps run on other machines
+	caches     *mount.Caches     // nil likewise
+	id         string
+	labels     map[string]string
+	platforms  []ocispecs.Platform
+	devices    []*types.CDIDevice
+	policies   []*types.GCPolicy
+}
+
+// list implements control's Workers.
+func (s *steps) list(_ context.Context, filters []string) ([]*types.WorkerRecord, error) {
+	return []*types.WorkerRecord{{
+		ID: s.id, Labels: s.labels, Platforms: pb.PlatformsFromSpec(s.platforms), BuildkitVersion: buildkitVersion(), GCPolicy: s.policies, CDIDevices: s.devices,
+	}}, nil
+}
+
+// newLocalSteps makes what runs steps on this machine.
+func (d *daemon) newLocalSteps(c config.Config, s stores, r rootless) (*op.Worker, *mount.Caches, error) {
+	rt, err := d.newRuntime(c, r)
+	if err != nil {
+		return nil, nil, err
+	}
+	networks, err := d.newNetworks(c, r)
+	if err != nil {
+		return nil, nil, err
+	}
+	caches, err := mount.OpenCaches(filepath.Join(c.Root, "caches"))
+	if err != nil {
+		return nil, nil, err
+	}
+	w := c.Workers.OCI
+	o, err := op.New(op.Config{
+		Dir: filepath.Join(c.Root, "run"), Trees: s.trees, Runtime: rt, Networks: networks, Caches: caches,
+		DNS:       op.DNS{Nameservers: c.DNS.Nameservers, SearchDomains: c.DNS.SearchDomains, Options: c.DNS.Options},
+		UserXattr: r.on, IgnoreOwner: r.singleID, Rootless: r.on, CgroupParent: cgroupParent(c), ApparmorProfile: w.ApparmorProfile,
+	})
+	return o, caches, err
+}
+
+func cgroupParent(c config.Config) string {
+	if p := c.Workers.OCI.DefaultCgroupParent; p != "" {
+		return p
+	}
+	return "/buildd"
+}
+
+func (d *daemon) newRuntime(c config.Config, r rootless) (runtime.Runtime, error) {
+	if binary := c.Workers.OCI.Binary; binary != "" {
+		return oci.New(oci.Config{Binary: binary, Dir: filepath.Join(c.Root, "oci"), Rootless: r.on})
+	}
+	if err := native.Cleanup(cgroupParent(c)); err != nil {
+		d.log.Warn("clean up after a daemon that was killed", "error", err)
+	}
+	rt, err := native.New(native.Config{Rootless: r.on, Log: d.log})
+	if err != nil {
+		return nil, err
+	}
+	d.onClose(rt.Close)
+	return rt, nil
+}
+
+// newNetworks makes the networks that steps can choose from. The mode auto means
+// a network of its own for every step where that can be had, and else the
+// host's.
+func (d *daemon) newNetworks(c config.Config, r rootless) (map[pb.NetMode]network.Provider, error) {
+	mode := c.Workers.OCI.NetworkMode
+	var sandbox network.Provider
+	var err error
+	dir := filepath.Join(c.Root, "net")
+	switch mode {
+	case "none":
+		sandbox, err = network.NewNone(), nil
+	case "host":
+		sandbox = network.NewHost()
+	case "cni":
+		sandbox, err = network.NewCNI(cniConfig(c, dir))
+	case "bridge":
+		sandbox, err = network.NewBridge(bridgeConfig(c, dir, d))
+	default:
+		if sandbox, err = network.NewBridge(bridgeConfig(c, dir, d)); err != nil {
+			d.log.Warn("RUN shares the host's network: a network of its own cannot be had here", "error", err)
+			sandbox, err = network.NewHost(), nil
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("network mode %s: %w", mode, err)
+	}
+	d.onClose(sandbox.Close)
+	return map[pb.NetMode]network.Provider{
+		pb.NetMode_UNSET: sandbox, pb.NetMode_HOST: network.NewHost(), pb.NetMode_NONE: network.NewNone(),
+	}, nil
+}
+
+// identity returns the worker's ID, which is as old as its state directory.
+func identity(root string) (string, error) {
+	path := filepath.Join(root, "worker-id")
+	if b, err := os.ReadFile(path); err == nil && len(b) > 0 {
+		return strings.TrimSpace(string(b)), nil
+	}
+	id := strings.ToLower(rand.Text())
+	if err := os.WriteFile(path, []byte(id+"\n"), 0o600); err != nil {
+		return "", fmt.Errorf("save worker ID: %w", err)
+	}
+	return id, nil
+}
+
+// labels are those that BuildKit's workers have, and the configured ones.
+func labels(c config.Config) map[string]string {
+	host, _ := os.Hostname() // a machine without a name has none to show
+	out := map[string]string{
+		"org.mobyproject.buildkit.worker.executor":    "buildd",
+		"org.mobyproject.buildkit.worker.hostname":    host,
+		"org.mobyproject.buildkit.worker.network":     c.Workers.OCI.NetworkMode,
+		"org.mobyproject.buildkit.worker.snapshotter": "overlayfs",
+	}
+	for k, v := range c.Workers.OCI.Labels {
+		out[k] = v
+	}
+	return out
+}
+
+// platformsOf returns the platforms that steps can run for: the configured ones,
+// or this machine's.
+func platformsOf(c config.Config) ([]ocispecs.Platform, error) {
+	if len(c.Workers.OCI.Platforms) == 0 {
+		return []ocispecs.Platform{platforms.Normalize(platforms.DefaultSpec())}, nil
+	}
+	var out []ocispecs.Platform
+	for _, s := range c.Workers.OCI.Platforms {
+		p, err := platforms.Parse(s)
+		if err != nil {
+			return nil, fmt.Errorf("platform %q: %w", s, err)
+		}
+		out = append(out, platforms.Normalize(p))
+	}
+	return out, nil
+}
+
+func buildkitVersion() *types.BuildkitVersion {
+	return &types.BuildkitVersion{Package: "github.com/buildd/buildd", Version: version, Revision: revision(), DockerfileVersion: "1.27.0"}
+}

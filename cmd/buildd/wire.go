@@ -1,0 +1,229 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+
+	"github.com/buildd/buildd/builder"
+	"github.com/buildd/buildd/builder/bridge"
+	"github.com/buildd/buildd/builder/control"
+	"github.com/buildd/buildd/builder/export"
+	"github.com/buildd/buildd/builder/history"
+	"github.com/buildd/buildd/cache/action"
+	"github.com/buildd/buildd/cache/blob"
+	"github.com/buildd/buildd/cache/image"
+	"github.com/buildd/buildd/cache/tree"
+	"github.com/buildd/buildd/cmd/buildd/config"
+	"github.com/buildd/buildd/frontend"
+	"github.com/buildd/buildd/frontend/dockerfile"
+	"github.com/buildd/buildd/frontend/gateway"
+	"github.com/buildd/buildd/solver"
+	"github.com/buildd/buildd/worker"
+	"github.com/buildd/buildd/worker/op"
+	"github.com/buildd/buildd/worker/registry"
+	"github.com/buildd/buildd/worker/session"
+	"github.com/buildd/buildd/worker/source"
+	"github.com/buildd/buildd/worker/source/git"
+	"github.com/buildd/buildd/worker/source/http"
+	imagesource "github.com/buildd/buildd/worker/source/image"
+	"github.com/buildd/buildd/worker/source/local"
+	"github.com/buildd/buildd/worker/source/ocilayout"
+	"github.com/containerd/containerd/v2/core/remotes"
+	gwclient "github.com/moby/buildkit/frontend/gateway/client"
+	"github.com/moby/buildkit/solver/pb"
+)
+
+// daemon is all that serves builds, in the order of its making.
+type daemon struct {
+	control   *control.Server
+	forwarder *gateway.Forwarder
+	closers   []func() error
+	log       *slog.Logger
+}
+
+// register adds the daemon's services to a server.
+func (d *daemon) register(s *server) {
+	d.control.Register(s)
+	d.forwarder.Register(s)
+}
+
+// close ends everything in the reverse order of its making.
+func (d *daemon) close() {
+	for i := len(d.closers) - 1; i >= 0; i-- {
+		if err := d.closers[i](); err != nil {
+			d.log.Error("close", "error", err)
+		}
+	}
+}
+
+func (d *daemon) onClose(f func() error) { d.closers = append(d.closers, f) }
+
+// stores are what survives the daemon.
+type stores struct {
+	blobs   *blob.Store
+	trees   *tree.Store
+	actions *action.Store
+	images  *image.Store
+	history *history.Store
+}
+
+// openStores opens the state directory.
+func (d *daemon) openStores(c config.Config, rootless rootless) (s stores, err error) {
+	if err := os.MkdirAll(c.Root, 0o711); err != nil {
+		return s, fmt.Errorf("make state directory: %w", err)
+	}
+	unlock, err := lock(filepath.Join(c.Root, "lock"))
+	if err != nil {
+		return s, err
+	}
+	d.onClose(unlock)
+	if s.blobs, err = blob.Open(filepath.Join(c.Root, "blobs")); err != nil {
+		return s, err
+	}
+	if s.trees, err = tree.Open(tree.Config{
+		Dir: filepath.Join(c.Root, "trees"), Blobs: s.blobs, Rootless: rootless.on, IgnoreOwner: rootless.singleID, Log: d.log,
+	}); err != nil {
+		return s, err
+	}
+	d.onClose(s.trees.Close)
+	if s.actions, err = action.Open(action.Config{Path: filepath.Join(c.Root, "actions.db"), Barrier: s.trees.Sync, Log: d.log}); err != nil {
+		return s, err
+	}
+	d.onClose(s.actions.Close)
+	if s.images, err = image.Open(image.Config{Path: filepath.Join(c.Root, "images.db"), Log: d.log}); err != nil {
+		return s, err
+	}
+	d.onClose(s.images.Close)
+	s.history, err = history.Open(history.Config{
+		Path: filepath.Join(c.Root, "history.db"), Blobs: s.blobs, MaxEntries: c.History.MaxEntries, MaxAge: c.History.MaxAge.Duration, Log: d.log,
+	})
+	if err == nil {
+		d.onClose(s.history.Close)
+	}
+	return s, err
+}
+
+// wire makes the daemon: this is the one place that knows every source,
+// exporter, runtime and cache there is.
+func wire(ctx context.Context, log *slog.Logger, c config.Config, remote []string) (d *daemon, err error) {
+	d = &daemon{log: log, forwarder: gateway.NewForwarder()}
+	defer func() {
+		if err != nil {
+			d.close()
+		}
+	}()
+	rootless := detectRootless(log)
+	s, err := d.openStores(c, rootless)
+	if err != nil {
+		return nil, err
+	}
+	sessions, err := session.NewManager()
+	if err != nil {
+		return nil, err
+	}
+	hosts, err := registry.NewHosts(registry.Options{Registries: c.Registries})
+	if err != nil {
+		return nil, err
+	}
+	sources, err := newSources(c, s, hosts, rootless)
+	if err != nil {
+		return nil, err
+	}
+	steps, err := d.newSteps(ctx, c, s, rootless, remote)
+	if err != nil {
+		return nil, err
+	}
+	provider := func(client session.Client) tree.Provider { return source.Provider{Hosts: hosts, Client: client} }
+	runner := worker.New(worker.Config{Trees: s.trees, Sources: sources, Sessions: sessions, Steps: steps.run, Provider: provider})
+	collector, err := d.newCollector(c, s, steps)
+	if err != nil {
+		return nil, err
+	}
+	b := builder.New(builder.Config{
+		Solver: solver.New(solver.Config{Cache: s.actions, Contents: runner, Runner: runner, Slots: int64(c.Workers.OCI.MaxParallelism)}),
+		Bridge: &bridge.Config{
+			Sources: sources, Files: runner, Containers: steps.containers, Check: checkOp, Frontends: frontends(c),
+			Workers: []gwclient.WorkerInfo{{ID: steps.id, Labels: steps.labels, Platforms: steps.platforms}},
+		},
+		Sessions: sessions, Trees: s.trees, Memory: memory{s.actions}, History: s.history, Forwarder: d.forwarder,
+		Provider: provider, Entitlements: c.Entitlements, Collect: collector.soon,
+		Exporters: export.NewSet(export.Config{Trees: s.trees, Blobs: s.blobs, Images: s.images, Resolver: func(client session.Client, insecure bool) remotes.Resolver {
+			return hosts.Resolver(client, registry.ResolverOptions{Insecure: insecure})
+		}}),
+	})
+	d.control = control.New(control.Config{
+		Builder: b, Sessions: sessions, Usage: collector, History: s.history, Workers: steps.list, Version: buildkitVersion(),
+	})
+	return d, nil
+}
+
+func newSources(c config.Config, s stores, hosts *registry.Hosts, rootless rootless) (*source.Set, error) {
+	dir := filepath.Join(c.Root, "sources")
+	locals, err := local.New(local.Config{Trees: s.trees, Dir: filepath.Join(dir, "local"), IgnoreOwner: rootless.singleID})
+	if err != nil {
+		return nil, err
+	}
+	urls, err := http.New(http.Config{Trees: s.trees, Dir: filepath.Join(dir, "http"), IgnoreOwner: rootless.singleID})
+	if err != nil {
+		return nil, err
+	}
+	repos, err := git.New(git.Config{Trees: s.trees, Dir: filepath.Join(dir, "git")})
+	if err != nil {
+		return nil, err
+	}
+	return source.NewSet(
+		locals, urls, repos,
+		imagesource.New(imagesource.Config{Trees: s.trees, Blobs: s.blobs, Names: s.images, Hosts: hosts}),
+		ocilayout.New(s.trees, s.blobs, nil),
+	), nil
+}
+
+func frontends(c config.Config) map[string]frontend.Frontend {
+	out := map[string]frontend.Frontend{}
+	if on := c.Frontends.Dockerfile.Enabled; on == nil || *on {
+		out["dockerfile.v0"] = dockerfile.Frontend{}
+	}
+	return out
+}
+
+// checkOp refuses ops that are malformed before anything is keyed by them.
+func checkOp(o *pb.Op) error {
+	if o.GetSource() != nil {
+		return nil // sources check their own
+	}
+	return op.Validate(o)
+}
+
+// memory gives the action cache the form in which builds want to remember why
+// steps ran.
+type memory struct{ s *action.Store }
+
+func (m memory) Target(name string) solver.Memory { return targetMemory{m.s, name} }
+
+type targetMemory struct {
+	s      *action.Store
+	target string
+}
+
+func (m targetMemory) Last(ctx context.Context, step string) ([]solver.Part, error) {
+	ps, err := m.s.LastParts(ctx, m.target, step)
+	out := make([]solver.Part, len(ps))
+	for i, p := range ps {
+		out[i] = solver.Part{Name: p.Name, Value: p.Value}
+	}
+	return out, err
+}
+
+func (m targetMemory) Remember(ctx context.Context, step string, parts []solver.Part) error {
+	ps := make([]action.Part, len(parts))
+	for i, p := range parts {
+		ps[i] = action.Part{Name: p.Name, Value: p.Value}
+	}
+	return m.s.SetLastParts(ctx, m.target, step, ps)
+}
+
+var errNoRunner = errors.New("no worker is enabled: set oci-worker, or name a remote worker with --worker")
