@@ -57,6 +57,9 @@ func parseRemote(s string) (remote, error) {
 			u.User = nil
 		}
 	case "ssh", "git":
+		if strings.HasPrefix(u.User.Username(), "-") { // ssh would take it for an option
+			return remote{}, fmt.Errorf("git URL %s: it has no valid user", u.Redacted())
+		}
 		if _, ok := u.User.Password(); ok {
 			return remote{}, fmt.Errorf("git URL %s: %s takes no password, pass --ssh default", u.Redacted(), r.scheme)
 		}
