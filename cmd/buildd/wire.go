@@ -187,6 +187,9 @@ func frontends(c config.Config) map[string]frontend.Frontend {
 	if on := c.Frontends.Dockerfile.Enabled; on == nil || *on {
 		out["dockerfile.v0"] = dockerfile.Frontend{}
 	}
+	if g := c.Frontends.Gateway; g.Enabled == nil || *g.Enabled {
+		out["gateway.v0"] = gateway.Image{Builtin: dockerfile.Frontend{}, IsBuiltin: dockerfile.Builtin, Allowed: g.AllowedRepositories}
+	}
 	return out
 }
 
