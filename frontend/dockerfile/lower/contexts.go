@@ -14,8 +14,8 @@ import (
 // once, so it must be safe for concurrent use.
 //
 // Lower asks in this order: SourceTime only if SOURCE_DATE_EPOCH is not a number; Named for the name of every stage and for
-// every base image that is needed; the loaders of those that the target needs, several at a time; Ignored once; Main last, when
-// it is known which paths are read.
+// every base image that is needed; the loaders of those that the target needs, several at a time; Ignored once if something is
+// copied from the build context; Main last, when it is known which paths are read, and not at all if none are.
 type Contexts interface {
 	// Main returns the build context. Options narrow it to what is used; they mean nothing for a context that is not local.
 	Main(ctx context.Context, o ...llb.LocalOption) (*llb.State, error)
@@ -27,7 +27,7 @@ type Contexts interface {
 	// NoCache says whether the steps of a stage (its name as written, "" if it has none) shall run even if they are cached.
 	NoCache(stage string) bool
 	// SourceTime returns when the one source in a state was last changed, nil if it does not say. What is the name of the
-	// vertex that clients see for it. [SourceTime] does this with a gateway's client.
+	// vertex that clients see for it.
 	SourceTime(ctx context.Context, st llb.State, what string) (*time.Time, error)
 }
 

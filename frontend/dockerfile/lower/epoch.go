@@ -21,15 +21,17 @@ func (l *lowering) setEpoch(ctx context.Context) error {
 	if !given {
 		text, _ = l.args.Get(epochArg)
 	}
-	if text == "" {
+	if !given && text == "" {
 		return nil
 	}
 	var err error
 	if n, perr := strconv.ParseInt(text, 10, 64); perr == nil {
 		t := time.Unix(n, 0).UTC()
 		l.epoch = &t
-	} else if l.epoch, err = l.epochOf(ctx, text); err != nil {
-		return err
+	} else if text != "" {
+		if l.epoch, err = l.epochOf(ctx, text); err != nil {
+			return at(err, l.outline.args[epochArg].location)
+		}
 	}
 	l.replaceEpochArg()
 	return nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"slices"
 	"time"
 
 	"github.com/moby/buildkit/client/llb"
@@ -110,11 +111,16 @@ func lowerTarget(ctx context.Context, src []byte, o Options) (*lowering, *stage,
 		return nil, nil, err
 	}
 	target.used.addAll() // whoever asked for the target sees all of it
-	main, err := l.o.Contexts.Main(ctx, l.contextUsed.localOptions()...)
-	if err != nil {
-		return nil, nil, fmt.Errorf("load build context: %w", err)
+	if target.scanContext {
+		l.contextUsed.addAll()
 	}
-	late.Output = main.Output()
+	if !l.contextUsed.none() {
+		main, err := l.o.Contexts.Main(ctx, l.contextUsed.localOptions()...)
+		if err != nil {
+			return nil, nil, fmt.Errorf("load build context: %w", err)
+		}
+		late.Output = main.Output()
+	}
 	l.finish(target)
 	return l, target, nil
 }
@@ -155,16 +161,28 @@ func newLowering(ctx context.Context, src []byte, o Options) (*lowering, error) 
 	return l, nil
 }
 
-// lowerStages lowers stages in order.
-func (l *lowering) lowerStages(ctx context.Context, stages []*stage) error {
+// loadIgnored asks which paths the build context leaves out, if any stage copies from it.
+func (l *lowering) loadIgnored(ctx context.Context, stages []*stage) error {
+	if !slices.ContainsFunc(stages, (*stage).copiesContext) {
+		return nil
+	}
 	patterns, err := l.o.Contexts.Ignored(ctx)
 	if err != nil {
 		return fmt.Errorf("read ignored paths of build context: %w", err)
 	}
-	if len(patterns) > 0 {
-		if l.ignored, err = patternmatcher.New(patterns); err != nil {
-			return fmt.Errorf("ignored paths of build context: %w", err)
-		}
+	if len(patterns) == 0 {
+		return nil
+	}
+	if l.ignored, err = patternmatcher.New(patterns); err != nil {
+		return fmt.Errorf("ignored paths of build context: %w", err)
+	}
+	return nil
+}
+
+// lowerStages lowers stages in order.
+func (l *lowering) lowerStages(ctx context.Context, stages []*stage) error {
+	if err := l.loadIgnored(ctx, stages); err != nil {
+		return err
 	}
 	for _, s := range stages { // before any step that reads from them
 		if s.base == nil && s.ref != "" {

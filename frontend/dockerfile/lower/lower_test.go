@@ -99,6 +99,49 @@ func TestPlatformsAtOnce(t *testing.T) {
 	}
 }
 
+// countingWorld counts how often it is asked for the build context.
+type countingWorld struct {
+	fakeWorld
+	main, ignored int
+}
+
+func (w *countingWorld) Main(ctx context.Context, o ...llb.LocalOption) (*llb.State, error) {
+	w.main++
+	return w.fakeWorld.Main(ctx, o...)
+}
+
+func (w *countingWorld) Ignored(ctx context.Context) ([]string, error) {
+	w.ignored++
+	return w.fakeWorld.Ignored(ctx)
+}
+
+func TestContextIsLoadedOnlyIfUsed(t *testing.T) {
+	for src, want := range map[string][2]int{
+		"RUN x":                                         {0, 0},
+		"COPY --from=alpine a b":                        {0, 0},
+		"COPY <<EOF /f\nEOF":                            {0, 1},
+		"COPY a b\nADD c d":                             {1, 1},
+		"ADD https://example.com/x /":                   {0, 1},
+		"RUN --mount=target=/c x":                       {1, 0},
+		"RUN --mount=type=cache,target=/c x":            {0, 0},
+		"RUN --mount=type=tmpfs,target=/c x":            {0, 0},
+		"FROM busybox AS unused\nCOPY a b\nFROM alpine": {0, 0},
+	} {
+		w := &countingWorld{}
+		r, err := Lower(context.Background(), []byte("FROM busybox\n"+src), Options{Contexts: w, MetaResolver: w})
+		if err != nil {
+			t.Errorf("%q: %v", src, err)
+			continue
+		}
+		if _, err := r.State.Marshal(context.Background()); err != nil {
+			t.Errorf("%q: %v", src, err)
+		}
+		if got := [2]int{w.main, w.ignored}; got != want {
+			t.Errorf("%q: context and its ignored paths were asked for %v times, want %v", src, got, want)
+		}
+	}
+}
+
 func TestCancel(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	gone := errors.New("gone")

@@ -106,6 +106,8 @@ func (u *usedPaths) add(p string) {
 	u.set[path.Join("/", p)] = struct{}{}
 }
 
+func (u *usedPaths) none() bool { return len(u.set) == 0 }
+
 func (u *usedPaths) addAll() { u.add("/") }
 
 // localOptions narrow a local source to the used paths; there is nothing to narrow if all are used, or none.

@@ -2,6 +2,7 @@ package lower
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/moby/buildkit/client/llb"
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
@@ -91,6 +92,15 @@ func (s *stage) needs() []*stage {
 		}
 	}
 	return out
+}
+
+// copiesContext reports whether a step of s copies from the build context.
+func (s *stage) copiesContext() bool {
+	return slices.ContainsFunc(s.steps, func(st step) bool {
+		_, isAdd := st.Command.(*instructions.AddCommand)
+		_, isCopy := st.Command.(*instructions.CopyCommand)
+		return isAdd || isCopy && len(st.from) == 0
+	})
 }
 
 // inherit makes s begin where its base ends.
