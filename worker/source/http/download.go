@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -105,7 +106,14 @@ func (s *Source) get(ctx context.Context, c session.Client, req request, known *
 		if ctx.Err() != nil {
 			return nil, fmt.Errorf("get %s: %w", req.url.Redacted(), context.Cause(ctx))
 		}
-		return nil, fmt.Errorf("%w: check the URL and the network", err) // it names the URL, redacted
+		var ue *url.Error
+		if errors.As(err, &ue) {
+			err = ue.Err
+			if shown := req.url.Redacted(); ue.URL != shown && ue.URL != req.url.String() {
+				err = fmt.Errorf("redirected to %s: %w", ue.URL, err)
+			}
+		}
+		return nil, fmt.Errorf("get %s: %w: check the URL and the network", req.url.Redacted(), err)
 	}
 	return resp, nil
 }
