@@ -6,8 +6,6 @@ import (
 	"path"
 	"slices"
 	"strings"
-
-	"golang.org/x/sys/unix"
 )
 
 // Match returns the paths that s names, sorted: absolute, without links in all
@@ -93,8 +91,14 @@ func (v *View) follow(s Select, m matched) (*node, error) {
 
 // selectError names the path as the user wrote it.
 func selectError(s Select, err error) error {
-	if err == unix.ELOOP || err == fs.ErrNotExist {
-		return &fs.PathError{Op: "select", Path: s.Path, Err: err}
+	if err == fs.ErrNotExist {
+		return missingError(s.Path)
 	}
 	return fmt.Errorf("select %q: %w", s.Path, err)
 }
+
+// missingError says what BuildKit's clients know a missing path by.
+type missingError string
+
+func (e missingError) Error() string { return fmt.Sprintf("%q: not found", string(e)) }
+func (e missingError) Unwrap() error { return fs.ErrNotExist }

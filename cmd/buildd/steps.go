@@ -20,6 +20,7 @@ import (
 	"github.com/containerd/platforms"
 	types "github.com/moby/buildkit/api/types"
 	"github.com/moby/buildkit/solver/pb"
+	"github.com/opencontainers/go-digest"
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
@@ -65,11 +66,13 @@ func (d *daemon) newLocalSteps(c config.Config, s stores, r rootless) (*op.Worke
 	return o, caches, err
 }
 
+// cgroupParent is where the control groups of steps lie. Daemons that share a
+// machine must not share it: each removes what it finds there when it starts.
 func cgroupParent(c config.Config) string {
 	if p := c.Workers.OCI.DefaultCgroupParent; p != "" {
 		return p
 	}
-	return "/buildd"
+	return "/buildd/" + digest.FromString(c.Root).Encoded()[:12]
 }
 
 func (d *daemon) newRuntime(c config.Config, r rootless) (runtime.Runtime, error) {

@@ -40,6 +40,7 @@ import (
 // daemon is all that serves builds, in the order of its making.
 type daemon struct {
 	control   *control.Server
+	blobs     *blob.Store
 	forwarder *gateway.Forwarder
 	closers   []func() error
 	log       *slog.Logger
@@ -49,6 +50,7 @@ type daemon struct {
 func (d *daemon) register(s *server) {
 	d.control.Register(s)
 	d.forwarder.Register(s)
+	registerContent(s, d.blobs)
 }
 
 // close ends everything in the reverse order of its making.
@@ -121,6 +123,7 @@ func wire(ctx context.Context, log *slog.Logger, c config.Config, remote []strin
 	if err != nil {
 		return nil, err
 	}
+	d.blobs = s.blobs
 	sessions, err := session.NewManager()
 	if err != nil {
 		return nil, err

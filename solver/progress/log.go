@@ -2,6 +2,7 @@ package progress
 
 import (
 	"context"
+	"strings"
 	"sync"
 	"time"
 
@@ -92,9 +93,15 @@ func (l *Log) Log(v *solver.Vertex, stream int, data []byte) {
 // Status implements solver.Events.
 func (l *Log) Status(v *solver.Vertex, s solver.Status) {
 	l.add(&control.StatusResponse{Statuses: []*control.VertexStatus{{
-		ID: s.ID, Vertex: string(v.Digest), Name: s.ID, Current: s.Current, Total: s.Total,
+		ID: s.ID, Vertex: string(v.Digest), Name: action(s.ID), Current: s.Current, Total: s.Total,
 		Timestamp: timestamppb.Now(), Started: stamp(s.Started), Completed: stamp(s.Completed),
 	}}})
+}
+
+// action is what a status such as "transferring context:" says is being done.
+func action(id string) string {
+	a, _, _ := strings.Cut(id, " ")
+	return a
 }
 
 // Missed implements solver.Events.

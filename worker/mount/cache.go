@@ -111,7 +111,7 @@ func OpenCaches(dir string) (*Caches, error) {
 type Request struct {
 	ID      string
 	Sharing Sharing
-	// Base is the content of what the directory starts with; the zero Key is
+	// Base names what the directory starts with; the zero Key is
 	// nothing. It is part of the cache mount's identity.
 	Base cache.Key
 	// Fill writes that into the empty directory.

@@ -105,11 +105,7 @@ func (s *sandbox) acquireCaches(ctx context.Context) error {
 		if p.m == nil || p.m.MountType != pb.MountType_CACHE {
 			continue
 		}
-		r, err := s.cacheRequest(ctx, p.m)
-		if err != nil {
-			return fmt.Errorf("mount %s: %w", p.m.Dest, err)
-		}
-		all = append(all, wanted{p, r})
+		all = append(all, wanted{p, s.cacheRequest(p.m)})
 	}
 	slices.SortStableFunc(all, func(a, b wanted) int { return cmp.Compare(a.r.Key().String(), b.r.Key().String()) })
 	have := map[cache.Key]*mount.Cache{}
@@ -135,22 +131,21 @@ var sharings = map[pb.CacheSharingOpt]mount.Sharing{
 	pb.CacheSharingOpt_SHARED: mount.Shared, pb.CacheSharingOpt_PRIVATE: mount.Private, pb.CacheSharingOpt_LOCKED: mount.Locked,
 }
 
-func (s *sandbox) cacheRequest(ctx context.Context, m *pb.Mount) (mount.Request, error) {
+func (s *sandbox) cacheRequest(m *pb.Mount) mount.Request {
 	r := mount.Request{ID: m.CacheOpt.ID, Sharing: sharings[m.CacheOpt.Sharing]}
 	r.Description = fmt.Sprintf("cached mount %s from %s", m.Dest, s.req.name)
 	if r.ID != m.Dest {
 		r.Description += fmt.Sprintf(" with id %q", r.ID)
 	}
 	if m.Input == none || s.req.inputs[m.Input] == "" {
-		return r, nil
+		return r
 	}
+	// By name, not by content: what was made again without the cache starts with
+	// an empty cache mount, as with BuildKit.
 	base := s.req.inputs[m.Input]
-	var err error
-	if r.Base, err = s.w.Trees.Content(ctx, base, cache.Root); err != nil {
-		return r, err
-	}
+	r.Base = cache.Hash("tree", []byte(base))
 	r.Fill = func(ctx context.Context, dir string) error { return s.w.fill(ctx, base, dir) }
-	return r, nil
+	return r
 }
 
 // bindCache mounts the part of a cache directory that m selects. Other steps may

@@ -23,7 +23,7 @@ import (
 
 const (
 	maxRedirects = 10
-	userAgent    = "buildd"
+	userAgent    = "buildd buildkit/v0.34" // servers and proxies have rules for BuildKit
 	reportEvery  = 100 * time.Millisecond
 
 	// Secrets that authorize requests to a host without being asked for.
