@@ -44,8 +44,9 @@ func (w *walker) path() string {
 
 // walk goes along path from the root. Links are resolved inside the view: an
 // absolute one starts at the view's root, and ".." stops there. A missing part
-// is gone along by name, so that the path of what is to be created results. The
-// only error is ELOOP.
+// is gone along by name, so that the path of what is to be created results, and
+// so is what follows a file that is no directory, "..", too. The only error is
+// ELOOP.
 func (v *View) walk(path string, follow bool) (*walker, error) {
 	w := &walker{v: v}
 	links := 0

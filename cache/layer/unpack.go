@@ -7,8 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"maps"
 	"os"
 	"path"
 	"strings"
@@ -30,9 +28,14 @@ type UnpackOptions struct {
 	// leaves device nodes out where they may not be created.
 	IgnoreOwner bool
 	// Lower is what lies below: parent directories that the tar leaves out are
-	// made like those there, and the target of a hard link that is not in the tar
-	// is copied up from there. nil is nothing.
+	// made like those there, the target of a hard link that is not in the tar is
+	// copied up from there, and whiteouts of what is not there are dropped (a
+	// mount would list them). nil is not known.
 	Lower *digest.View
+	// WaitLower, if not nil, returns Lower. It is called when Lower is needed,
+	// which is after all files are written but for a hard link into it, so that
+	// the layers of an image can be unpacked side by side.
+	WaitLower func(context.Context) (*digest.View, error)
 }
 
 // Unpack writes the uncompressed tar of an OCI layer into an empty directory, in
@@ -92,14 +95,7 @@ func newUnpacker(ctx context.Context, dir string, o UnpackOptions) (*unpacker, e
 		u.close()
 		return nil, fmt.Errorf("directory %s is not empty: it has %q", dir, names[0].Name())
 	}
-	e := impliedDir()
-	if o.Lower != nil {
-		if e, err = o.Lower.Lstat("/"); err != nil {
-			u.close()
-			return nil, err
-		}
-	}
-	u.root = newNode(nil, "", &inode{e: e})
+	u.root = newNode(nil, "", &inode{e: impliedDir(), implied: true})
 	return u, nil
 }
 
@@ -135,6 +131,9 @@ func (u *unpacker) entry(hdr *tar.Header, r io.Reader) error {
 	name := path.Clean("/" + hdr.Name)[1:]
 	if name == "" {
 		return u.rootEntry(hdr)
+	}
+	if len(name) >= unix.PathMax {
+		return unix.ENAMETOOLONG
 	}
 	dir, base := split(name)
 	if strings.Contains("/"+dir, "/"+whiteoutMeta) || strings.HasPrefix(base, whiteoutMeta) && base != whiteoutOpaque {
@@ -179,8 +178,20 @@ func (u *unpacker) rootEntry(hdr *tar.Header) error {
 		return err
 	}
 	e.Opaque = u.root.ino.e.Opaque
-	u.root.ino.e = e
+	u.root.ino.e, u.root.ino.implied = e, false
 	return nil
+}
+
+// lowerView returns what lies below, nil if that is not known.
+func (u *unpacker) lowerView() (*digest.View, error) {
+	if u.o.WaitLower != nil {
+		v, err := u.o.WaitLower(u.ctx)
+		if err != nil {
+			return nil, fmt.Errorf("wait for the layers below: %w", err)
+		}
+		u.o.Lower, u.o.WaitLower = v, nil
+	}
+	return u.o.Lower, nil
 }
 
 // whiteout hides a name of the layers below. What this layer has under the name
@@ -203,18 +214,11 @@ func (u *unpacker) dir(parent *node, name string, e digest.Entry) error {
 		return err
 	}
 	e.Opaque = old.ino.e.Opaque
-	e.Xattrs = union(old.ino.e.Xattrs, e.Xattrs)
-	old.ino.e = e
-	return nil
-}
-
-func union(a, b map[string]string) map[string]string {
-	if len(a) == 0 {
-		return b
+	if !old.ino.implied {
+		e.Xattrs = union(old.ino.e.Xattrs, e.Xattrs)
 	}
-	a = maps.Clone(a)
-	maps.Copy(a, b)
-	return a
+	old.ino.e, old.ino.implied = e, false
+	return nil
 }
 
 // create makes anything but a directory and a hard link.
@@ -246,129 +250,4 @@ func (u *unpacker) create(parent *node, name string, e digest.Entry, r io.Reader
 	}
 	newNode(parent, name, &inode{e: e})
 	return nil
-}
-
-// hardlink links name to another path of this layer, or of one below.
-func (u *unpacker) hardlink(parent *node, name, target string, e digest.Entry) error {
-	t, err := u.linkTarget(path.Clean("/" + target)[1:])
-	if err != nil {
-		return fmt.Errorf("hard link to %s: %w", quote(target), err)
-	}
-	old := parent.kids[name]
-	if old != nil && old.ino == t.ino {
-		return nil // a link to itself, or one that is there already
-	}
-	if old != nil {
-		for n := t; n != nil; n = n.parent {
-			if n == old {
-				return fmt.Errorf("hard link to %s: the link would take its directory's place", quote(target))
-			}
-		}
-		if err := u.remove(old); err != nil {
-			return err
-		}
-	}
-	tfd, err := openBeneath(u.rootFD, t.parent.path, unix.O_PATH|unix.O_DIRECTORY)
-	if err != nil {
-		return fmt.Errorf("hard link to %s: %w", quote(target), err)
-	}
-	defer unix.Close(tfd)
-	fd, err := u.open(parent)
-	if err != nil {
-		return err
-	}
-	if err := unix.Linkat(tfd, t.name(), fd, name, 0); err != nil {
-		return fmt.Errorf("hard link to %s: %w", quote(target), err)
-	}
-	newNode(parent, name, t.ino)
-	return u.redescribe(fd, name, &t.ino.e, e)
-}
-
-// redescribe gives an inode what a hard link's header says, where that differs.
-func (u *unpacker) redescribe(fd int, name string, old *digest.Entry, e digest.Entry) error {
-	want := *old
-	want.UID, want.GID, want.ModTime = e.UID, e.GID, e.ModTime
-	want.Xattrs = union(old.Xattrs, e.Xattrs)
-	if !old.IsSymlink() {
-		want.Mode = old.Mode&unix.S_IFMT | e.Mode&0o7777
-	}
-	if want.UID == old.UID && want.GID == old.GID && want.Mode == old.Mode &&
-		want.ModTime.Equal(old.ModTime) && maps.Equal(want.Xattrs, old.Xattrs) {
-		return nil
-	}
-	*old = want
-	return u.describeAt(fd, name, old)
-}
-
-// linkTarget finds what a hard link names; the last element is not followed.
-func (u *unpacker) linkTarget(name string) (*node, error) {
-	dir, base := split(name)
-	if base == "" {
-		return nil, unix.EPERM // a directory
-	}
-	p, err := resolve(u.root, dir)
-	if err != nil {
-		return nil, err
-	}
-	at := p.last(u.root)
-	if len(p.nodes) == len(p.names) {
-		if n := at.kids[base]; n != nil {
-			if n.ino.e.Whiteout {
-				return nil, fs.ErrNotExist
-			}
-			if n.ino.e.IsDir() {
-				return nil, fmt.Errorf("it is a directory: %w", unix.EPERM)
-			}
-			return n, nil
-		}
-	}
-	return u.copyUp(at, append(p.names[len(p.nodes):], base))
-}
-
-// copyUp copies a file from the layers below into this one, to the path that
-// names make below the directory at.
-func (u *unpacker) copyUp(at *node, names []string) (*node, error) {
-	rel := strings.Join(names, "/")
-	// Nothing shows through if the first of the names is hidden.
-	if _, ok, err := u.lower(at, names[0]); !ok || err != nil {
-		return nil, errors.Join(fs.ErrNotExist, err)
-	}
-	e, ok, err := lowerAt(u.o.Lower, join(at.path, rel))
-	switch {
-	case err != nil:
-		return nil, err
-	case !ok:
-		return nil, fs.ErrNotExist
-	case e.IsDir():
-		return nil, fmt.Errorf("it is a directory: %w", unix.EPERM)
-	}
-	parent := at
-	for _, name := range names[:len(names)-1] {
-		if parent, err = u.implied(parent, name); err != nil {
-			return nil, err
-		}
-	}
-	var src io.Reader
-	if e.IsRegular() {
-		f, err := u.o.Lower.Open(e.Path)
-		if err != nil {
-			return nil, err
-		}
-		defer f.Close()
-		src = f
-	}
-	want := e.Hash
-	base := names[len(names)-1]
-	if err := u.create(parent, base, e, src, false); err != nil {
-		return nil, fmt.Errorf("copy it up: %w", err)
-	}
-	n := parent.kids[base]
-	if n == nil {
-		return nil, errors.New("copy it up: devices cannot be created here")
-	}
-	if n.ino.e.Hash != want {
-		return nil, errors.New("copy it up: its bytes are not those that were indexed")
-	}
-	n.ino.e.Hardlink = ""
-	return n, nil
 }

@@ -3,6 +3,7 @@ package layer
 import (
 	"archive/tar"
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -198,14 +199,14 @@ func TestUnpackWhiteouts(t *testing.T) {
 	needRoot(t)
 	for _, user := range []bool{false, true} {
 		_, x := unpack(t, UnpackOptions{UserXattr: user}, tarOf(t,
-			d("a/"), f("a/.wh.gone", ""), f("a/.wh..wh..opq", ""), f("a/kept", "x"),
+			d("a/"), f("a/.wh.gone", ""), f("a/.wh..wh..opq", ""), f("a/kept", "x"), // the first says nothing then
 			f("b/c/.wh.gone", ""), // parents that the tar leaves out
 			// A whiteout and the same name in one layer: only what is below goes.
 			f("d/new", "x"), f(".wh.d", ""), f(".wh.e", ""), f("e/new", "x"),
 			f(".wh.f", ""), f("f", "x"), f("g", "x"), f(".wh.g", ""), f(".wh.h", ""), d("h"),
 			f(".wh..wh.plnk/1.2", "aufs"), f(".wh..wh.aufs", ""),
 		))
-		wantList(t, x, "a/ opaque", "a/gone whiteout", "a/kept", "b/", "b/c/", "b/c/gone whiteout",
+		wantList(t, x, "a/ opaque", "a/kept", "b/", "b/c/", "b/c/gone whiteout",
 			"d/ opaque", "d/new", "e/ opaque", "e/new", "f", "g", "h/ opaque")
 	}
 }
@@ -460,6 +461,41 @@ func TestUnpackOpaqueRoot(t *testing.T) {
 	wantList(t, x, "a/ opaque", "a/y", "b whiteout", "c whiteout", "d")
 	if e, _ := x.Lookup(""); !e.Opaque {
 		t.Error("the root is not marked")
+	}
+}
+
+func TestUnpackDropsIdleWhiteouts(t *testing.T) {
+	needRoot(t)
+	lower := view(t, f("a/x", ""), f("b", ""), l("link", "a"))
+	_, x := unpack(t, UnpackOptions{Lower: lower}, tarOf(t,
+		f("a/.wh.x", ""), f("a/.wh.y", ""), f(".wh.b", ""), f(".wh.c", ""), f("link/.wh.x", ""), f("new/.wh.z", ""), f(".wh.link", ""),
+	))
+	wantList(t, x, "a/", "a/x whiteout", "b whiteout", "link/ opaque", "new/")
+}
+
+func TestUnpackWaitsForLower(t *testing.T) {
+	needRoot(t)
+	lower := view(t, d("a").with(func(h *tar.Header) { h.Mode = 0o711 }), f("a/x", ""))
+	asked := 0
+	dir := t.TempDir()
+	o := UnpackOptions{WaitLower: func(context.Context) (*digest.View, error) {
+		asked++
+		if _, err := os.Lstat(filepath.Join(dir, "last")); err != nil {
+			t.Error("asked before all files were written")
+		}
+		return lower, nil
+	}}
+	x, err := Unpack(t.Context(), bytes.NewReader(tarOf(t, f("a/y", ""), f(".wh.gone", ""), f("last", ""))), dir, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantList(t, x, "a/", "a/y", "last")
+	if e, _ := x.Lookup("a"); e.Mode&0o7777 != 0o711 || asked != 1 {
+		t.Errorf("%+v, asked %d times", e, asked)
+	}
+	o.WaitLower = func(context.Context) (*digest.View, error) { return nil, errFailing }
+	if _, err := Unpack(t.Context(), bytes.NewReader(tarOf(t)), t.TempDir(), o); !errors.Is(err, errFailing) {
+		t.Error(err)
 	}
 }
 

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -14,14 +13,25 @@ import (
 // finish describes the directories, which nothing is created in any more, and
 // indexes the layer.
 func (u *unpacker) finish() (*digest.Index, error) {
-	if u.root.ino.e.Opaque && u.o.Lower != nil {
-		if err := u.hideLower(); err != nil {
+	lower, err := u.lowerView()
+	if err != nil {
+		return nil, err
+	}
+	if u.root.ino.e.Opaque && lower != nil {
+		if err := u.hideLower(lower); err != nil {
 			return nil, err
 		}
 	}
-	u.forget()
+	if u.root.ino.implied && lower != nil {
+		e, err := lower.Lstat("/")
+		if err != nil {
+			return nil, err
+		}
+		e.Opaque = u.root.ino.e.Opaque
+		u.root.ino.e = e
+	}
 	b := &digest.Builder{}
-	if err := u.settle(u.root, b); err != nil {
+	if err := u.settle(u.root, false, b); err != nil {
 		return nil, err
 	}
 	return b.Index()
@@ -29,8 +39,8 @@ func (u *unpacker) finish() (*digest.Index, error) {
 
 // hideLower spells out what an opaque root hides: overlay heeds the mark in
 // directories below the root only.
-func (u *unpacker) hideLower() error {
-	below, err := u.o.Lower.ReadDir("/")
+func (u *unpacker) hideLower(lower *digest.View) error {
+	below, err := lower.ReadDir("/")
 	if err != nil {
 		return err
 	}
@@ -43,10 +53,30 @@ func (u *unpacker) hideLower() error {
 }
 
 // settle adds n and all below it to the index, what lies in a directory before
-// the directory is described: it may become one that cannot be entered.
-func (u *unpacker) settle(n *node, b *digest.Builder) error {
-	for _, name := range slices.SortedFunc(maps.Keys(n.kids), strings.Compare) {
-		if err := u.settle(n.kids[name], b); err != nil {
+// the directory is described: it may become one that cannot be entered. hidden
+// says that nothing below this layer shows through at n.
+func (u *unpacker) settle(n *node, hidden bool, b *digest.Builder) error {
+	if n.ino.implied && n.parent != nil && !hidden && u.o.Lower != nil {
+		if err := u.inherit(n); err != nil {
+			return err
+		}
+	}
+	covered := hidden || n.ino.e.Opaque
+	for _, name := range slices.Sorted(maps.Keys(n.kids)) {
+		k := n.kids[name]
+		if k.ino.e.Whiteout {
+			idle, err := u.idle(k, hidden || covered && n.parent != nil)
+			if err != nil {
+				return err
+			}
+			if idle {
+				if err := u.remove(k); err != nil {
+					return err
+				}
+				continue
+			}
+		}
+		if err := u.settle(k, covered, b); err != nil {
 			return err
 		}
 	}
@@ -65,6 +95,28 @@ func (u *unpacker) settle(n *node, b *digest.Builder) error {
 	}
 	b.Add(e)
 	return nil
+}
+
+// inherit makes a directory that the tar left out like the one below.
+func (u *unpacker) inherit(n *node) error {
+	e, ok, err := lowerAt(u.o.Lower, n.path)
+	if err != nil || !ok || !e.IsDir() {
+		return err
+	}
+	e.Opaque = n.ino.e.Opaque
+	n.ino.e = e
+	return nil
+}
+
+// idle tells whether a whiteout hides nothing: whether an opaque directory does
+// already, or nothing is there. Overlay lists such a whiteout where its directory
+// is not merged with another one.
+func (u *unpacker) idle(n *node, hidden bool) (bool, error) {
+	if hidden || u.o.Lower == nil {
+		return hidden, nil
+	}
+	_, ok, err := lowerAt(u.o.Lower, n.path)
+	return !ok, err
 }
 
 func (u *unpacker) settleDir(n *node) error {

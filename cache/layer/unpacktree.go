@@ -23,8 +23,9 @@ type node struct {
 
 // inode is what the paths of one file share. Its entry's Path is not used.
 type inode struct {
-	e     digest.Entry
-	first *node // the path that the index lists as the one linked to
+	e       digest.Entry
+	implied bool  // a directory that nothing describes yet, to be like the one below
+	first   *node // the path that the index lists as the one linked to
 }
 
 func newNode(parent *node, name string, ino *inode) *node {
@@ -136,50 +137,29 @@ func (u *unpacker) parent(dir string) (*node, error) {
 	return n, nil
 }
 
-// implied makes a directory that the tar has no entry for, like the one below.
+// implied makes a directory that the tar has no entry for.
 func (u *unpacker) implied(parent *node, name string) (*node, error) {
-	if !parent.ino.e.IsDir() {
-		if !parent.ino.e.Whiteout {
-			return nil, fmt.Errorf("%s is a %s: %w", quote(parent.path), typeName(parent.ino.e), unix.ENOTDIR)
-		}
+	if parent.ino.e.Whiteout {
 		var err error
 		if parent, err = u.implied(parent.parent, parent.name()); err != nil {
 			return nil, err
 		}
 	}
-	path := join(parent.path, name)
-	e := impliedDir()
-	lower, ok, err := u.lower(parent, name)
+	if !parent.ino.e.IsDir() {
+		return nil, fmt.Errorf("%s is a %s: %w", quote(parent.path), typeName(parent.ino.e), unix.ENOTDIR)
+	}
+	fresh := parent.kids[name] == nil
+	n, err := u.mkdir(parent, name, impliedDir())
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("create parent %s: %w", quote(join(parent.path, name)), err)
 	}
-	if ok && lower.IsDir() {
-		e = lower
-	}
-	n, err := u.mkdir(parent, name, e)
-	if err != nil {
-		return nil, fmt.Errorf("create parent %s: %w", quote(path), err)
-	}
+	n.ino.implied = fresh // what was replaced hid the one below
 	return n, nil
 }
 
 // impliedDir is a directory that nothing describes.
 func impliedDir() digest.Entry {
-	return digest.Entry{Mode: unix.S_IFDIR | 0o755, ModTime: boundTime(epoch)}
-}
-
-// lower returns what shows through from the layers below at a name that this
-// layer does not have.
-func (u *unpacker) lower(parent *node, name string) (e digest.Entry, ok bool, err error) {
-	if u.o.Lower == nil || parent.kids[name] != nil {
-		return e, false, nil
-	}
-	for n := parent; n != nil; n = n.parent {
-		if n.ino.e.Opaque || !n.ino.e.IsDir() {
-			return e, false, nil
-		}
-	}
-	return lowerAt(u.o.Lower, join(parent.path, name))
+	return digest.Entry{Mode: unix.S_IFDIR | 0o755, ModTime: epoch}
 }
 
 // lowerAt looks a path up without following links.
@@ -222,8 +202,12 @@ func (u *unpacker) open(n *node) (int, error) {
 	if u.openDir == n {
 		return u.openFD, nil
 	}
+	at, rel := u.rootFD, n.path
+	if u.openDir != nil && u.openDir == n.parent {
+		at, rel = u.openFD, n.name() // the way down, step by step
+	}
+	fd, err := openBeneath(at, rel, unix.O_PATH|unix.O_DIRECTORY)
 	u.forget()
-	fd, err := openBeneath(u.rootFD, n.path, unix.O_PATH|unix.O_DIRECTORY)
 	if err != nil {
 		return -1, fmt.Errorf("open directory %s: %w", quote(n.path), err)
 	}
