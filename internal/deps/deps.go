@@ -36,6 +36,7 @@ import (
 	_ "github.com/moby/buildkit/frontend/subrequests/lint"
 	_ "github.com/moby/buildkit/frontend/subrequests/outline"
 	_ "github.com/moby/buildkit/frontend/subrequests/targets"
+	_ "github.com/moby/buildkit/session/auth/authprovider"
 	_ "github.com/moby/buildkit/session/filesync"
 	_ "github.com/moby/buildkit/session/secrets/secretsprovider"
 	_ "github.com/moby/buildkit/session/sshforward/sshprovider"

@@ -42,6 +42,7 @@ func classify(err error, host string) (kind error, advice string) {
 	text := err.Error()
 	switch {
 	case hasStatus && (status.StatusCode == http.StatusUnauthorized || status.StatusCode == http.StatusForbidden),
+		strings.Contains(text, ": 401 "), // of a token that a client could not get; its error is text only
 		errors.Is(err, docker.ErrInvalidAuthorization), errors.Is(err, errNoLogin):
 		return ErrDenied, fmt.Sprintf(`the image may not exist, or needs "docker login %s"`, host)
 	case errdefs.IsNotFound(err), hasStatus && status.StatusCode == http.StatusNotFound:
