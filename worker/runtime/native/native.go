@@ -12,7 +12,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/buildd/buildd/worker/runtime"
-	"github.com/buildd/buildd/worker/runtime/native/cgroup"
+	"github.com/buildd/buildd/worker/runtime/cgroup"
 	"github.com/buildd/buildd/worker/runtime/native/zygote"
 )
 

@@ -11,7 +11,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
-	"github.com/buildd/buildd/worker/runtime/native/cgroup"
+	"github.com/buildd/buildd/worker/runtime/cgroup"
 	"github.com/buildd/buildd/worker/runtime/native/zygote"
 )
 

@@ -99,6 +99,7 @@ func (s *setup) create() (*process, error) {
 // fork makes the child, with what plan lays out before the rest, and waits until
 // it executes its command or reports why not.
 func (s *setup) fork(flags uint64, user *userNS, plan func(*program) error) (*process, error) {
+	s.home()
 	std, err := s.streams()
 	if err != nil {
 		return nil, err

@@ -254,3 +254,14 @@ func (l limits) writeCpuset(mount, dir string) error {
 	}
 	return nil
 }
+
+// OOMKilled is Group.OOMKilled of a group that another program made.
+func (t *Tree) OOMKilled(path string) bool {
+	g := &Group{tree: t}
+	if t.unified != "" {
+		g.dirs = []dir{{"", filepath.Join(t.unified, path)}}
+	} else if mount, ok := t.v1["memory"]; ok {
+		g.dirs = []dir{{"memory", filepath.Join(mount, path)}}
+	}
+	return g.OOMKilled()
+}

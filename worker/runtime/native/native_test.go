@@ -1,0 +1,26 @@
+package native
+
+import (
+	"os"
+	"testing"
+
+	"github.com/buildd/buildd/worker/runtime"
+	"github.com/buildd/buildd/worker/runtime/runtimetest"
+)
+
+func TestMain(m *testing.M) {
+	Init()
+	code := m.Run()
+	runtimetest.Cleanup()
+	os.Exit(code)
+}
+
+func TestSuite(t *testing.T) {
+	runtimetest.Run(t, runtimetest.Config{Open: func(t *testing.T) runtime.Runtime {
+		r, err := New(Config{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}})
+}
