@@ -158,7 +158,7 @@ func fsLog(fd int) string {
 }
 
 // unmountTimeout is how long a mount may be busy after its user is gone.
-const unmountTimeout = 2 * time.Second
+const unmountTimeout = 500 * time.Millisecond
 
 // unmount unmounts at when nobody has a file of it open any more.
 func unmount(at string) error {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
+	"strconv"
 	"sync"
 
 	"github.com/buildd/buildd/cache"
@@ -59,21 +61,27 @@ func (s *Store) mount(o overlay, at string) error {
 }
 
 // lowers returns the directories of a tree's layers, bottom first, with as many
-// empty ones below them as an overlay needs to have at least.
+// empty ones below them as an overlay needs to have at least. Overlay takes no
+// directory twice. Of a layer that is in a chain more than once, as Merge makes
+// them, the uppermost is enough: whatever it has, or hides, overrules what it has
+// or hides further down.
 func (s *Store) lowers(n *node, least int) ([]string, error) {
 	dirs, err := s.dirs(n.chain())
 	if err != nil {
 		return nil, err
 	}
-	var out []string
-	for _, name := range []string{"0", "1"} {
-		if len(out)+len(dirs) < least {
-			out = append(out, s.path(emptyDir, name))
+	seen := make(map[string]bool, len(dirs))
+	var out []string // top first
+	for _, dir := range slices.Backward(dirs) {
+		if !seen[dir] {
+			seen[dir] = true
+			out = append(out, s.path(layersDir, dir, fsName))
 		}
 	}
-	for _, dir := range dirs {
-		out = append(out, s.path(layersDir, dir, fsName))
+	for i := 0; len(out) < least; i++ {
+		out = append(out, s.path(emptyDir, strconv.Itoa(i)))
 	}
+	slices.Reverse(out)
 	return out, nil
 }
 

@@ -24,7 +24,7 @@ var ErrDamaged = errors.New("database is damaged")
 
 // lockTimeout is how long Open waits for another process to let go, which a
 // daemon that is being restarted does within it.
-const lockTimeout = 3 * time.Second
+const lockTimeout = time.Second
 
 // DB is an open database whose damage is an error, not a crash.
 type DB struct {

@@ -1,0 +1,525 @@
+package tree
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/content"
+	ocidigest "github.com/opencontainers/go-digest"
+	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/buildd/buildd/cache"
+	"github.com/buildd/buildd/cache/layer"
+)
+
+// registry is a Provider that holds its blobs in memory.
+type registry struct {
+	blobs map[ocidigest.Digest][]byte
+	opens atomic.Int32
+	// gate, if set, is called before a blob is opened.
+	gate func(ctx context.Context, desc ocispecs.Descriptor) error
+}
+
+func (r *registry) ReaderAt(ctx context.Context, desc ocispecs.Descriptor, sources []string) (content.ReaderAt, error) {
+	r.opens.Add(1)
+	if r.gate != nil {
+		if err := r.gate(ctx, desc); err != nil {
+			return nil, err
+		}
+	}
+	b, ok := r.blobs[desc.Digest]
+	if !ok {
+		return nil, fmt.Errorf("registry has no %s (of %v)", desc.Digest, sources)
+	}
+	return memory{bytes.NewReader(b)}, nil
+}
+
+type memory struct{ *bytes.Reader }
+
+func (memory) Close() error { return nil }
+
+// add packs a tar of the given entries, "name" for directories, "name=content"
+// for files, "name->target" for hard links, and returns it as an image's layer.
+func (r *registry) add(t *testing.T, typ layer.Type, entries ...string) ImageLayer {
+	t.Helper()
+	var tarball bytes.Buffer
+	tw := tar.NewWriter(&tarball)
+	for _, e := range entries {
+		h := &tar.Header{Name: e, Typeflag: tar.TypeDir, Mode: 0o755, ModTime: time.Unix(1000, 0)}
+		body := ""
+		if name, to, ok := strings.Cut(e, "->"); ok {
+			h.Name, h.Linkname, h.Typeflag = name, to, tar.TypeLink
+		} else if name, text, ok := strings.Cut(e, "="); ok {
+			h.Name, h.Typeflag, h.Mode, h.Size, body = name, tar.TypeReg, 0o644, int64(len(text)), text
+		}
+		must(t, tw.WriteHeader(h))
+		_, err := io.WriteString(tw, body)
+		must(t, err)
+	}
+	must(t, tw.Close())
+	var blob bytes.Buffer
+	c := layer.Compression{Type: typ, Level: layer.DefaultLevel}
+	zw, err := layer.NewWriter(&blob, c)
+	must(t, err)
+	_, err = zw.Write(tarball.Bytes())
+	must(t, err)
+	must(t, zw.Close())
+	if r.blobs == nil {
+		r.blobs = map[ocidigest.Digest][]byte{}
+	}
+	d := ocidigest.FromBytes(blob.Bytes())
+	r.blobs[d] = blob.Bytes()
+	return ImageLayer{
+		DiffID: ocidigest.FromBytes(tarball.Bytes()), Source: "docker.io/library/test:latest",
+		Desc: ocispecs.Descriptor{MediaType: c.MediaType(true), Digest: d, Size: int64(blob.Len())},
+	}
+}
+
+func addImage(t *testing.T, s *Store, chain ...ImageLayer) cache.Tree {
+	t.Helper()
+	tree, err := s.AddImage(t.Context(), chain)
+	must(t, err)
+	return tree
+}
+
+func TestImage(t *testing.T) {
+	s := newStore(t)
+	r := &registry{}
+	chain := []ImageLayer{
+		r.add(t, layer.Gzip, "bin", "bin/sh=shell", "etc", "etc/a=1", "etc/b=2"),
+		r.add(t, layer.Zstd, "etc/.wh.a=", "usr/lib/x=y", "bin/bash->bin/sh"),
+		r.add(t, layer.Uncompressed, "etc/c=3"),
+	}
+	tree := addImage(t, s, chain...)
+	if again := addImage(t, s, chain...); again != tree {
+		t.Error("one image, two trees")
+	}
+	base := addImage(t, s, chain[:1]...)
+	if layers(t, s, base)[0].ID != layers(t, s, tree)[0].ID {
+		t.Error("images with equal bases do not share them")
+	}
+	before, err := s.Content(t.Context(), tree, cache.Root)
+	must(t, err)
+	for _, l := range layers(t, s, tree) {
+		if l.Ready || l.Size != 0 || l.Desc == nil || l.Sources[0] != "docker.io/library/test:latest" {
+			t.Errorf("layer before Ensure: %+v", l)
+		}
+	}
+	if _, err := s.Files(t.Context(), tree); !errors.Is(err, ErrNotReady) {
+		t.Errorf("Files before Ensure: %v", err)
+	}
+	if _, err := s.Fork(t.Context(), tree); !errors.Is(err, ErrNotReady) {
+		t.Errorf("Fork before Ensure: %v", err)
+	}
+	var mu sync.Mutex
+	unpacked := map[ocidigest.Digest]int{}
+	err = s.Ensure(t.Context(), tree, r, func(d ocispecs.Descriptor, done, total int64, u bool) {
+		mu.Lock()
+		defer mu.Unlock()
+		if done > total || total != d.Size {
+			t.Errorf("progress %d of %d, size %d", done, total, d.Size)
+		}
+		if u {
+			unpacked[d.Digest]++
+		}
+	})
+	must(t, err)
+	expect(t, mounted(t, s, tree), "bin", "bin/bash=shell", "bin/sh=shell", "etc", "etc/b=2", "etc/c=3", "usr", "usr/lib", "usr/lib/x=y")
+	if len(unpacked) != 3 || r.opens.Load() != 3 {
+		t.Errorf("unpacked %v, %d blobs opened", unpacked, r.opens.Load())
+	}
+	if after, _ := s.Content(t.Context(), tree, cache.Root); after != before {
+		t.Error("content changes with the files' arrival")
+	}
+	for i, l := range layers(t, s, tree) {
+		if !l.Ready || l.Size == 0 || l.DiffID != chain[i].DiffID {
+			t.Errorf("layer after Ensure: %+v", l)
+		}
+	}
+	must(t, s.Ensure(t.Context(), tree, nil, nil)) // nothing is missing
+	// Written over like any tree.
+	over := step(t, s, tree, func(dir string) { write(t, dir+"/etc/c", "4") })
+	expect(t, mounted(t, s, over), "bin", "bin/bash=shell", "bin/sh=shell", "etc", "etc/b=2", "etc/c=4", "usr", "usr/lib", "usr/lib/x=y")
+	empty(t, s, draftsDir, mountsDir, trashDir)
+}
+
+func TestEnsureSharesWork(t *testing.T) {
+	s := newStore(t)
+	r := &registry{}
+	l := r.add(t, layer.Gzip, "a=1")
+	tree := addImage(t, s, l)
+	gate := make(chan struct{})
+	r.gate = func(ctx context.Context, _ ocispecs.Descriptor) error {
+		select {
+		case <-gate:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	var wg sync.WaitGroup
+	var last atomic.Int32
+	for range 5 {
+		wg.Go(func() {
+			err := s.Ensure(t.Context(), tree, r, func(_ ocispecs.Descriptor, _, _ int64, u bool) {
+				if u {
+					last.Add(1)
+				}
+			})
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	gone, cancel := context.WithCancel(t.Context())
+	left := make(chan error)
+	go func() { left <- s.Ensure(gone, tree, r, nil) }()
+	for r.opens.Load() == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	cancel()
+	if err := <-left; !errors.Is(err, context.Canceled) {
+		t.Errorf("who left got %v", err)
+	}
+	close(gate)
+	wg.Wait()
+	if r.opens.Load() != 1 || last.Load() != 5 {
+		t.Errorf("opened %d times, %d were told", r.opens.Load(), last.Load())
+	}
+}
+
+func TestEnsureCancelled(t *testing.T) {
+	s := newStore(t)
+	r := &registry{}
+	tree := addImage(t, s, r.add(t, layer.Gzip, "a=1"), r.add(t, layer.Gzip, "b=1"))
+	stopped := make(chan struct{}, 2)
+	r.gate = func(ctx context.Context, _ ocispecs.Descriptor) error {
+		<-ctx.Done()
+		stopped <- struct{}{}
+		return ctx.Err()
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- s.Ensure(ctx, tree, r, nil) }()
+	for r.opens.Load() < 2 {
+		time.Sleep(time.Millisecond)
+	}
+	cancel()
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Errorf("Ensure: %v", err)
+	}
+	<-stopped
+	<-stopped
+	r.gate = nil
+	must(t, s.Ensure(t.Context(), tree, r, nil))
+	expect(t, mounted(t, s, tree), "a=1", "b=1")
+}
+
+// Another build's access is used where the first one's does not do.
+func TestEnsureTriesAllProviders(t *testing.T) {
+	s := newStore(t)
+	good, denied := &registry{}, &registry{}
+	tree := addImage(t, s, good.add(t, layer.Gzip, "a=1"))
+	gate := make(chan struct{})
+	denied.gate = func(context.Context, ocispecs.Descriptor) error { <-gate; return errors.New("denied") }
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if err := s.Ensure(t.Context(), tree, denied, nil); err != nil {
+			t.Error(err)
+		}
+	})
+	for denied.opens.Load() == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	wg.Go(func() {
+		if err := s.Ensure(t.Context(), tree, good, nil); err != nil {
+			t.Error(err)
+		}
+	})
+	time.Sleep(20 * time.Millisecond)
+	close(gate)
+	wg.Wait()
+}
+
+func TestEnsureVerifies(t *testing.T) {
+	r := &registry{}
+	good := r.add(t, layer.Gzip, "a=1")
+	other := r.add(t, layer.Gzip, "a=2")
+	bad := r.add(t, layer.Gzip, "../../../../etc/evil=1", "x->/etc/nothing")
+	for name, l := range map[string]func() ImageLayer{
+		"diff ID": func() ImageLayer { l := good; l.DiffID = other.DiffID; return l },
+		"digest": func() ImageLayer {
+			l := good
+			l.Desc.Digest = ocidigest.FromString("x")
+			r.blobs[l.Desc.Digest] = r.blobs[good.Desc.Digest]
+			return l
+		},
+		"size":    func() ImageLayer { l := good; l.Desc.Size--; return l },
+		"missing": func() ImageLayer { l := good; l.Desc.Digest = ocidigest.FromString("y"); return l },
+		"type":    func() ImageLayer { l := good; l.Desc.MediaType = "text/plain"; return l },
+		"tar":     func() ImageLayer { return bad },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newStore(t)
+			tree := addImage(t, s, l())
+			err := s.Ensure(t.Context(), tree, r, nil)
+			if err == nil {
+				t.Fatal("no error")
+			}
+			if top(t, s, tree).Ready {
+				t.Error("ready all the same")
+			}
+			empty(t, s, draftsDir, trashDir, layersDir)
+			if _, err := os.Stat("/etc/evil"); err == nil {
+				t.Fatal("wrote outside")
+			}
+		})
+	}
+	s := newStore(t)
+	for _, l := range []ImageLayer{
+		{DiffID: "sha256:../../x", Desc: good.Desc}, {DiffID: good.DiffID},
+		{DiffID: ocidigest.SHA512.FromString("x"), Desc: good.Desc},
+		{DiffID: good.DiffID, Desc: ocispecs.Descriptor{Digest: "sha256:/etc/passwd"}},
+	} {
+		if _, err := s.AddImage(t.Context(), []ImageLayer{l}); err == nil {
+			t.Errorf("AddImage takes %+v", l)
+		}
+	}
+}
+
+// A blob that rotted on disk is fetched again.
+func TestEnsureRefetchesDamaged(t *testing.T) {
+	c := config(t)
+	s := open(t, c)
+	r := &registry{}
+	l := r.add(t, layer.Gzip, "a="+strings.Repeat("text ", 1000))
+	must(t, c.Blobs.Ingest(t.Context(), l.Desc, bytes.NewReader(r.blobs[l.Desc.Digest])))
+	path := filepath.Join(filepath.Dir(c.Dir), "blobs", "blobs", "sha256", l.Desc.Digest.Encoded())
+	b, err := os.ReadFile(path)
+	must(t, err)
+	b[len(b)/2] ^= 0xff
+	must(t, os.Chmod(path, 0o600))
+	must(t, os.WriteFile(path, b, 0o600))
+	tree := addImage(t, s, l)
+	must(t, s.Ensure(t.Context(), tree, r, nil))
+	if r.opens.Load() != 1 {
+		t.Errorf("fetched %d times", r.opens.Load())
+	}
+}
+
+// The part of an image above another one still needs what it was made over.
+func TestEnsureSuffix(t *testing.T) {
+	s := newStore(t)
+	r := &registry{}
+	low := r.add(t, layer.Gzip, "bin", "bin/sh=shell")
+	high := r.add(t, layer.Gzip, "bin/bash->bin/sh")
+	diff, err := s.Diff(t.Context(), addImage(t, s, low), addImage(t, s, low, high))
+	must(t, err)
+	if n := len(layers(t, s, diff)); n != 1 {
+		t.Fatalf("%d layers", n)
+	}
+	must(t, s.Ensure(t.Context(), diff, r, nil))
+	expect(t, mounted(t, s, diff), "bin", "bin/bash=shell", "bin/sh=shell")
+}
+
+func TestBlob(t *testing.T) {
+	c := config(t)
+	s := open(t, c)
+	tree := step(t, s, "", func(dir string) {
+		for i := range 50 {
+			write(t, fmt.Sprintf("%s/d/f%d", dir, i), strings.Repeat(fmt.Sprint(i), 5000))
+		}
+	})
+	id := top(t, s, tree).ID
+	var diffID ocidigest.Digest
+	sizes := map[layer.Type]int64{}
+	for _, typ := range []layer.Type{layer.Gzip, layer.Zstd, layer.Uncompressed} {
+		for _, oci := range []bool{true, false} {
+			o := BlobOptions{Compression: layer.Compression{Type: typ, Level: layer.DefaultLevel}, OCI: oci}
+			desc, diff, err := s.Blob(t.Context(), id, o, nil)
+			must(t, err)
+			if diffID == "" {
+				diffID = diff
+			}
+			if diff != diffID || desc.MediaType != o.Compression.MediaType(oci) {
+				t.Errorf("%s: %+v, diff ID %s", typ, desc, diff)
+			}
+			b, err := content.ReadBlob(t.Context(), c.Blobs, desc)
+			must(t, err)
+			if ocidigest.FromBytes(b) != desc.Digest || int64(len(b)) != desc.Size {
+				t.Errorf("%s: the blob is not what its descriptor says", typ)
+			}
+			zr, err := layer.NewReader(bytes.NewReader(b), desc.MediaType)
+			must(t, err)
+			d, err := ocidigest.FromReader(zr)
+			must(t, err)
+			zr.Close()
+			if d != diff {
+				t.Errorf("%s: unpacks to %s, not %s", typ, d, diff)
+			}
+			sizes[typ] = desc.Size
+		}
+	}
+	if sizes[layer.Gzip]*3 > sizes[layer.Uncompressed] || sizes[layer.Zstd]*3 > sizes[layer.Uncompressed] {
+		t.Errorf("sizes: %v", sizes)
+	}
+	if info := top(t, s, tree); info.DiffID != diffID || len(info.Packed) != 3 {
+		t.Errorf("remembered: %+v", info)
+	}
+	if n := countBlobs(t, s); n != 3 {
+		t.Errorf("%d blobs", n)
+	}
+	// The pack of another store, unpacked here, is the same layer.
+	epoch := time.Unix(5, 0)
+	o := BlobOptions{Compression: layer.Compression{Type: layer.Gzip, Level: 1}, Epoch: &epoch}
+	_, diff, err := s.Blob(t.Context(), id, o, nil)
+	must(t, err)
+	if diff == diffID || top(t, s, tree).DiffID != diffID {
+		t.Error("rewritten times do not show, or show too much")
+	}
+	if _, _, err := s.Blob(t.Context(), "../x", o, nil); !errors.Is(err, cache.ErrNotFound) {
+		t.Errorf("blob of an unknown layer: %v", err)
+	}
+}
+
+func countBlobs(t *testing.T, s *Store) (n int) {
+	t.Helper()
+	must(t, s.cfg.Blobs.Walk(t.Context(), func(content.Info) error { n++; return nil }))
+	return n
+}
+
+func TestBlobIsRemembered(t *testing.T) {
+	c := config(t)
+	s := open(t, c)
+	tree := step(t, s, "", func(dir string) { write(t, dir+"/f", "1") })
+	id := top(t, s, tree).ID
+	o := BlobOptions{Compression: layer.Compression{Type: layer.Gzip, Level: layer.DefaultLevel}}
+	var descs sync.Map
+	var wg sync.WaitGroup
+	for i := range 6 {
+		wg.Go(func() {
+			d, _, err := s.Blob(t.Context(), id, o, nil)
+			if err != nil {
+				t.Error(err)
+			}
+			descs.Store(i, d.Digest)
+		})
+	}
+	wg.Wait()
+	first, _ := descs.Load(0)
+	must(t, s.Close())
+	s = open(t, c)
+	if p := top(t, s, tree).Packed; len(p) != 1 || p[0].Digest != first {
+		t.Fatalf("packed after reopening: %v", p)
+	}
+	// It is not packed again: its files need not even be there.
+	hidden := s.path(layersDir, top(t, s, tree).dirIn(s))
+	must(t, os.Rename(hidden, hidden+"x"))
+	d, _, err := s.Blob(t.Context(), id, o, nil)
+	if err != nil || d.Digest != first {
+		t.Errorf("%v, %v", d, err)
+	}
+	must(t, os.Rename(hidden+"x", hidden))
+	// But it is made again when it was removed.
+	must(t, c.Blobs.Delete(t.Context(), d.Digest))
+	d, _, err = s.Blob(t.Context(), id, o, nil)
+	if err != nil || d.Digest != first || !c.Blobs.Has(t.Context(), d.Digest) {
+		t.Errorf("%v, %v", d, err)
+	}
+}
+
+func (l LayerInfo) dirIn(s *Store) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.layers[l.ID].Dir
+}
+
+func TestBlobOfImage(t *testing.T) {
+	s := newStore(t)
+	r := &registry{}
+	l := r.add(t, layer.Gzip, "a=1")
+	tree := addImage(t, s, l)
+	id := top(t, s, tree).ID
+	get := func(c layer.Compression, lazy bool, p Provider) (ocispecs.Descriptor, error) {
+		d, diff, err := s.Blob(t.Context(), id, BlobOptions{Compression: c, Lazy: lazy}, p)
+		if err == nil && diff != l.DiffID {
+			t.Errorf("diff ID %s, want %s", diff, l.DiffID)
+		}
+		return d, err
+	}
+	zstd := layer.Compression{Type: layer.Zstd, Level: layer.DefaultLevel}
+	if _, err := get(zstd, false, nil); !errors.Is(err, cache.ErrNotFound) {
+		t.Errorf("without a provider: %v", err)
+	}
+	d, err := get(zstd, true, nil)
+	if err != nil || d.Digest != l.Desc.Digest || s.cfg.Blobs.Has(t.Context(), d.Digest) {
+		t.Errorf("lazy: %v, %v", d, err)
+	}
+	if d.MediaType != "application/vnd.docker.image.rootfs.diff.tar.gzip" {
+		t.Errorf("media type %s", d.MediaType)
+	}
+	d, err = get(zstd, false, r)
+	if err != nil || d.Digest != l.Desc.Digest || !s.cfg.Blobs.Has(t.Context(), d.Digest) {
+		t.Errorf("as it is: %v, %v", d, err)
+	}
+	zstd.Force = true
+	d, err = get(zstd, false, nil)
+	if err != nil || d.Digest == l.Desc.Digest || d.MediaType != zstd.MediaType(false) {
+		t.Errorf("forced: %v, %v", d, err)
+	}
+	if top(t, s, tree).Ready {
+		t.Error("recompressing unpacked the layer")
+	}
+	gz := layer.Compression{Type: layer.Gzip, Level: layer.DefaultLevel, Force: true}
+	if d, err = get(gz, false, nil); err != nil || d.Digest != l.Desc.Digest {
+		t.Errorf("forced to what it is: %v, %v", d, err)
+	}
+}
+
+// A packed layer, pushed and pulled, is the same files.
+func TestRoundTrip(t *testing.T) {
+	s := newStore(t)
+	a := step(t, s, "", func(dir string) {
+		write(t, dir+"/etc/a", "1")
+		write(t, dir+"/etc/gone", "1")
+		must(t, os.Chmod(dir, 0o750))
+	})
+	b := step(t, s, a, func(dir string) {
+		must(t, os.Remove(dir+"/etc/gone"))
+		must(t, os.Link(dir+"/etc/a", dir+"/etc/hard"))
+		must(t, os.Symlink("/etc/a", dir+"/soft"))
+	})
+	var chain []ImageLayer
+	r := &registry{blobs: map[ocidigest.Digest][]byte{}}
+	for _, l := range layers(t, s, b) {
+		d, diff, err := s.Blob(t.Context(), l.ID, BlobOptions{Compression: layer.Compression{Type: layer.Zstd, Level: layer.DefaultLevel}, OCI: true}, nil)
+		must(t, err)
+		r.blobs[d.Digest], err = content.ReadBlob(t.Context(), s.cfg.Blobs, d)
+		must(t, err)
+		chain = append(chain, ImageLayer{DiffID: diff, Desc: d})
+	}
+	other := newStore(t)
+	tree := addImage(t, other, chain...)
+	must(t, other.Ensure(t.Context(), tree, r, nil))
+	if got, want := mounted(t, other, tree), mounted(t, s, b); !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	v, err := other.View(t.Context(), tree)
+	must(t, err)
+	defer v.Close()
+	if fi, err := os.Stat(v.Dir); err != nil || fi.Mode().Perm() != 0o750 {
+		t.Errorf("root: %v, %v", fi.Mode(), err)
+	}
+}
