@@ -213,24 +213,29 @@ func TestCacheBase(t *testing.T) {
 	if got != "7:8:750\n" {
 		t.Errorf("cache directory is %q", got)
 	}
-	same, err := runFile(t, w, fileOp(0, mk)) // other layer, same content
+	_, got = mustRun(t, w, shell("cat /cache/x", m), base, dir[0])
+	if got != "x\n" {
+		t.Errorf("cache of the same base holds %q", got)
+	}
+	// What was made again, as with --no-cache, starts with an empty cache.
+	again, err := runFile(t, w, fileOp(0, mk))
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, got = mustRun(t, w, shell("cat /cache/x", m), base, same[0])
-	if got != "x\n" {
-		t.Errorf("cache of an equal base holds %q", got)
+	_, got = mustRun(t, w, shell("ls /cache | wc -l", m), base, again[0])
+	if got != "0\n" {
+		t.Errorf("cache of a new base holds %q files", got)
 	}
 	// A step that shares the cache cannot lead another out of it.
 	evil := cacheMount("id", pb.CacheSharingOpt_SHARED)
 	evil.Input = 1
-	mustRun(t, w, shell("mv /cache/cache /cache/old && ln -s / /cache/cache && mkdir /cache/marker", evil), base, same[0])
-	_, got = mustRun(t, w, shell("ls /cache", m), base, same[0])
+	mustRun(t, w, shell("mv /cache/cache /cache/old && ln -s / /cache/cache && mkdir /cache/marker", evil), base, dir[0])
+	_, got = mustRun(t, w, shell("ls /cache", m), base, dir[0])
 	if !strings.Contains(got, "marker") {
 		t.Errorf("a link led out of the cache mount: %q", got)
 	}
 	// The input is not changed by what steps write into the cache.
-	expect(t, w, same[0], "d:750:7:8 /cache")
+	expect(t, w, dir[0], "d:750:7:8 /cache")
 }
 
 func TestCacheSharing(t *testing.T) {

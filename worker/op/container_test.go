@@ -173,3 +173,68 @@ func TestContainerRequestIsChecked(t *testing.T) {
 		}
 	}
 }
+
+func TestContainerFiles(t *testing.T) {
+	w := newWorker(t)
+	base := busybox(t, w, "f:600 etc/conf 0123456789", "l abs /etc/conf", "l rel etc/conf", "l up ../../../../etc/conf", "p fifo")
+	data := grow(t, w, "", "f sub/a inner")
+	c, err := w.NewContainer(t.Context(), ContainerRequest{
+		Mounts: []*pb.Mount{{Dest: "/m", Input: 1, Selector: "sub", Readonly: true}, {Dest: "/", Input: 0}, {Dest: "/t", Input: none, MountType: pb.MountType_TMPFS}},
+		Inputs: []cache.Tree{base, data},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Release()
+	for _, x := range []struct {
+		mount          int
+		name           string
+		offset, length int64
+		want           string
+		fails          bool
+	}{
+		{1, "/etc/conf", 0, -1, "0123456789", false},
+		{1, "/etc/conf", 3, 4, "3456", false},
+		{1, "/abs", 8, 100, "89", false},
+		{1, "/up", 0, 1, "0", false},
+		{0, "/a", 0, -1, "inner", false},
+		{1, "/fifo", 0, -1, "", true},
+		{1, "/etc", 0, -1, "", true},
+		{1, "etc/conf", 0, -1, "", true},
+		{1, "/etc/conf", -1, -1, "", true},
+		{2, "/x", 0, -1, "", true},
+		{3, "/x", 0, -1, "", true},
+	} {
+		b, err := c.ReadFile(x.mount, x.name, x.offset, x.length)
+		if string(b) != x.want || (err != nil) != x.fails {
+			t.Errorf("read %s of mount %d: %q %v", x.name, x.mount, b, err)
+		}
+		if err != nil && strings.Contains(err.Error(), w.Dir) {
+			t.Errorf("error names a path of the host: %v", err)
+		}
+	}
+	// A process changes what is read.
+	p, err := c.Start(t.Context(), ProcessRequest{Args: []string{"sh", "-c", "echo new > /etc/new"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	list, err := c.ReadDir(1, "/etc")
+	if err != nil || len(list) < 2 || list[0].Path != "conf" || list[0].Mode != 0o600 || list[0].Size != 10 {
+		t.Errorf("etc holds %v %v", list, err)
+	}
+	if s, err := c.StatFile(1, "/etc/new"); err != nil || s.Size != 4 || s.Path != "new" {
+		t.Errorf("%v %v", s, err)
+	}
+	if s, err := c.StatFile(1, "/rel"); err != nil || s.Size != 10 || s.Linkname != "" {
+		t.Errorf("%v %v", s, err)
+	}
+	if s, err := c.StatFile(1, "/abs"); err != nil || s.Linkname != "/etc/conf" {
+		t.Errorf("%v %v", s, err)
+	}
+	if _, err := c.StatFile(1, "/none"); err == nil {
+		t.Error("a missing file was described")
+	}
+}

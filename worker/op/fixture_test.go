@@ -59,7 +59,8 @@ func newWorker(t testing.TB) *Worker {
 	}
 	w, err := New(Config{
 		Dir: filepath.Join(dir, "run"), Trees: trees, Runtime: testRuntime(t, filepath.Join(dir, "runtime")), Caches: caches,
-		Networks: map[pb.NetMode]network.Provider{pb.NetMode_UNSET: loopback{}, pb.NetMode_NONE: loopback{}, pb.NetMode_HOST: host{}},
+		CgroupParent: cgroupParent,
+		Networks:     map[pb.NetMode]network.Provider{pb.NetMode_UNSET: loopback{}, pb.NetMode_NONE: loopback{}, pb.NetMode_HOST: host{}},
 	})
 	if err != nil {
 		t.Fatal(err)

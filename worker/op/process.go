@@ -99,6 +99,8 @@ func (s *sandbox) planCwd(cwd string, user execUser) (func() error, error) {
 		return nil, nil
 	case !errors.Is(err, fs.ErrNotExist):
 		return nil, err
+	case t.dir != "" && !t.writable: // too late to prepare it
+		return nil, nil
 	case t.writable:
 		return func() error { return mkdirAll(t.dir, in, user.uid, user.gid) }, nil
 	default:

@@ -9,6 +9,9 @@ import (
 	"github.com/buildd/buildd/worker/runtime/native"
 )
 
+// cgroupParent keeps other programs on this machine from removing what is ours.
+const cgroupParent = "/buildd-op-test"
+
 var nativeRuntime runtime.Runtime
 
 func TestMain(m *testing.M) {

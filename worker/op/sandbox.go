@@ -209,9 +209,12 @@ func (s *sandbox) plan() error {
 	return nil
 }
 
-// mountTrees mounts all trees; after it the spec's mounts are complete.
+// mountTrees mounts all trees once; after it the spec's mounts are complete.
 func (s *sandbox) mountTrees(ctx context.Context) error {
-	for _, t := range s.trees {
+	if s.root().dir != "" {
+		return nil
+	}
+	for _, t := range slices.Backward(s.trees) { // the root last: it tells that all are mounted
 		done, err := t.mount(ctx, s.w, s.lease)
 		if err != nil {
 			return err
