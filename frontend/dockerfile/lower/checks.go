@@ -63,8 +63,16 @@ func (in *instruction) checkUndefined(missing map[string]struct{}) {
 		if declared || isScanArg(name) {
 			continue
 		}
-		in.warn(&linter.RuleUndefinedVar, linter.RuleUndefinedVar.Format(name, nearest(name, in.s.env.Keys())))
+		in.warn(&linter.RuleUndefinedVar, linter.RuleUndefinedVar.Format(name, in.nearest(name, in.s.env.Keys())))
 	}
+}
+
+// nearest suggests a name in a warning, as long as there are not too many to compare.
+func (l *lowering) nearest(name string, known []string) string {
+	if l.expand.spend(16*len(known)) != nil {
+		return ""
+	}
+	return nearest(name, known)
 }
 
 // checkIgnored reports a source that the ignore file keeps out of the build context. With exceptions in the file that cannot be
@@ -146,7 +154,7 @@ func (l *lowering) checkCasing() {
 
 // checkDefaultArgs reports base images that are no valid name unless build arguments are given.
 func (l *lowering) checkDefaultArgs() {
-	args, x := l.args.clone(), newExpander(l.src.escape)
+	args, x := l.args.clone(), newExpander(l.src.escape, l.o.maxOutput)
 	if _, err := expandGlobals(x, args, l.src.globals, nil); err != nil {
 		return // the lowering itself will say so
 	}
@@ -169,10 +177,13 @@ func (l *lowering) checkDefaultArgs() {
 
 // checkFromArgs reports arguments in a FROM that are declared nowhere.
 func (l *lowering) checkFromArgs(s *stage, r shell.ProcessWordResult) {
+	if len(r.Unmatched) == 0 {
+		return
+	}
 	known := append(slices.Sorted(maps.Keys(l.outline.args)), l.args.Keys()...)
 	for _, name := range slices.Sorted(maps.Keys(r.Unmatched)) {
 		if !slices.Contains(known, name) {
-			text := linter.RuleUndefinedArgInFrom.Format(name, nearest(name, known))
+			text := linter.RuleUndefinedArgInFrom.Format(name, l.nearest(name, known))
 			l.stageLint(s).Run(&linter.RuleUndefinedArgInFrom, s.def.Location, text)
 		}
 	}
@@ -207,7 +218,7 @@ func (l *lowering) checkBasePlatform(s *stage) {
 	}
 	format := linter.RuleInvalidBaseImagePlatform.Format
 	text := format(s.def.BaseName, platforms.FormatAll(platforms.Normalize(want)), platforms.FormatAll(platforms.Normalize(got)))
-	l.lint.Run(&linter.RuleInvalidBaseImagePlatform, s.def.Location, text)
+	l.stageLint(s).Run(&linter.RuleInvalidBaseImagePlatform, s.def.Location, text)
 }
 
 func (l *lowering) stageLint(s *stage) *linter.Linter {

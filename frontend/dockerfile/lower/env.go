@@ -21,10 +21,18 @@ func (in *instruction) env(c *instructions.EnvCommand) error {
 		in.checkKeyValue(kv.NoDelim)
 		in.checkSecretKey("ENV", kv.Key)
 		text.WriteString(" " + kv.String())
-		in.s.setEnv(kv.Key, kv.Value)
+		if err := in.setEnv(kv.Key, kv.Value); err != nil {
+			return err
+		}
 		in.s.image.Config.Env = setConfigEnv(in.s.image.Config.Env, kv.Key, kv.Value)
 	}
 	return in.record(text.String(), false)
+}
+
+// setEnv counts: the state of a stage keeps each setting, and whoever reads it recurses into them.
+func (in *instruction) setEnv(key, value string) error {
+	in.s.setEnv(key, value)
+	return in.expand.spend(itemCost)
 }
 
 // arg declares build arguments: from there on they are variables of the stage and of those based on it, and no part of the image.
@@ -41,7 +49,9 @@ func (in *instruction) arg(c *instructions.ArgCommand) error {
 		text := a.Key
 		if value != nil {
 			if !isScanArg(a.Key) {
-				in.s.setEnv(a.Key, *value)
+				if err := in.setEnv(a.Key, *value); err != nil {
+					return err
+				}
 			}
 			info.value = *value
 			text += "=" + *value

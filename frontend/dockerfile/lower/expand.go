@@ -11,8 +11,11 @@ const (
 	// maxExpanded bounds what a word may expand to. Linux takes no argument or variable above 128 KiB, so nothing useful is
 	// lost; without a bound, thirty lines that double a variable are a gigabyte.
 	maxExpanded = 1 << 20
-	// maxOutput bounds all that the words and the history of one Dockerfile expand to.
-	maxOutput = 64 << 20
+	// maxOutput bounds what one Dockerfile may become: the words that it expands to, the history, the environments of its
+	// commands, and what its stages inherit from each other.
+	maxOutput = 128 << 20
+	// itemCost is what each thing counts beside its text: an instruction, a variable that is set, a line of history.
+	itemCost = 256
 	// maxWork bounds the steps of matching patterns (${a//b/c}) for one word: some tenths of a second.
 	maxWork = 1 << 27
 )
@@ -20,13 +23,13 @@ const (
 // expander replaces variables in words of a Dockerfile, within bounds: the daemon reads Dockerfiles of strangers. It is not safe for
 // concurrent use.
 type expander struct {
-	lex    *shell.Lex
-	escape rune
-	left   int // bytes that may still be made
+	lex         *shell.Lex
+	escape      rune
+	limit, left int // bytes that may be made in all, and still
 }
 
-func newExpander(escape rune) *expander {
-	return &expander{lex: shell.NewLex(escape), escape: escape, left: maxOutput}
+func newExpander(escape rune, limit int) *expander {
+	return &expander{lex: shell.NewLex(escape), escape: escape, limit: limit, left: limit}
 }
 
 // word expands s to one word, quotes and escapes removed, and tells which variables it used and which it missed.
@@ -113,7 +116,7 @@ func (x *expander) check(lex *shell.Lex, escape rune, s string, env shell.EnvGet
 // spend takes n bytes of what a Dockerfile may make.
 func (x *expander) spend(n int) error {
 	if x.left -= n; x.left < 0 {
-		return fmt.Errorf("the Dockerfile expands to more than %d bytes", maxOutput)
+		return fmt.Errorf("the Dockerfile becomes more than %d bytes when it is expanded", x.limit)
 	}
 	return nil
 }

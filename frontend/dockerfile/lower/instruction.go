@@ -14,6 +14,9 @@ import (
 // lowerStage makes state and image of a stage whose base is known.
 func (l *lowering) lowerStage(ctx context.Context, s *stage) error {
 	s.inherit()
+	if err := l.expand.spend(s.weight()); err != nil {
+		return at(err, s.def.Location)
+	}
 	if err := l.begin(ctx, s); err != nil {
 		return at(err, s.def.Location)
 	}
@@ -130,6 +133,9 @@ func (in *instruction) lower() error {
 		return err
 	}
 	if err := in.expandWords(); err != nil {
+		return err
+	}
+	if err := in.expand.spend(itemCost); err != nil {
 		return err
 	}
 	in.s.inTrigger = in.trigger

@@ -136,7 +136,9 @@ func newLowering(ctx context.Context, src []byte, o Options) (*lowering, error) 
 		}
 	}
 	config := *check // the caller's own is not ours to write to
-	config.Warn = o.Warn
+	if config.Warn = o.Warn; config.Warn == nil {
+		config.Warn = func(string, string, string, string, []parser.Range) {} // rules may be errors, too
+	}
 	l := &lowering{o: o, lint: linter.New(&config), graph: newGraph(), group: groupID(src, &o)}
 
 	var err error
@@ -145,7 +147,7 @@ func newLowering(ctx context.Context, src []byte, o Options) (*lowering, error) 
 	}
 	l.checkStageNames()
 	l.checkCasing()
-	l.expand = newExpander(l.src.escape)
+	l.expand = newExpander(l.src.escape, l.o.maxOutput)
 	l.args = predefined(&l.o, l.src)
 	l.checkDefaultArgs()
 	infos, err := expandGlobals(l.expand, l.args, l.src.globals, l.o.BuildArgs)

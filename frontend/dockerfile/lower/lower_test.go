@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"strings"
 	"sync"
 	"testing"
@@ -193,32 +194,63 @@ func TestWithSource(t *testing.T) {
 
 // TestExpansionIsBounded checks that the bounds hold however the output is reached.
 func TestExpansionIsBounded(t *testing.T) {
-	big := strings.Repeat("x", 1000)
-	double := func(line string, n int) string { return strings.Repeat(line+"\n", n) }
-	for name, src := range map[string]string{
-		"doubled":           "ENV a=" + big + "\n" + double("ENV a=$a$a", 30),
-		"arguments":         "ARG a=" + big + "\n" + double("ARG a=$a$a", 30),
-		"default":           "ENV a=" + big + "\n" + double("ENV a=${b:-$a$a}", 30),
-		"replaced":          "ENV a=" + big + "\n" + double("ENV a=${a//x/$a}", 5),
-		"nested":            "ENV a=" + big + "\n" + double("ENV a=${a//x/${a//x/$a}}", 3),
-		"many":              "ENV a=" + strings.Repeat(big, 900) + "\n" + strings.Repeat("LABEL l=$a\n", 100),
-		"history of RUN":    "ARG a=" + strings.Repeat(big, 900) + "\n" + strings.Repeat("RUN x\n", 100),
-		"heredoc":           "ENV a=" + strings.Repeat(big, 900) + "\nCOPY <<EOF /f\n" + strings.Repeat("$a", 100) + "\nEOF\n",
-		"deep":              "ENV a=" + big + "\nENV b=" + strings.Repeat("${a:-", 5000) + "\n",
-		"ports":             strings.Repeat("EXPOSE 1-65535\n", 200),
-		"long pattern word": "ENV a=" + strings.Repeat(big, 100) + "\nENV c=${a//" + strings.Repeat("y", 1<<15) + "/z}\n",
+	kilo := strings.Repeat("x", 1000)
+	rep := func(line string, n int) string { return strings.Repeat(line+"\n", n) }
+	for name, c := range map[string]struct{ src, want string }{
+		"doubled":             {"ENV a=" + kilo + "\n" + rep("ENV a=$a$a", 30), "it may become"},
+		"arguments":           {"ARG a=" + kilo + "\n" + rep("ARG a=$a$a", 30), "it may become"},
+		"default":             {"ENV a=" + kilo + "\n" + rep("ENV a=${b:-$a$a}", 30), "it may become"},
+		"replaced":            {"ENV a=" + kilo + "\n" + rep("ENV a=${a//x/$a}", 5), "it may become"},
+		"nested":              {"ENV a=" + kilo + "\n" + rep("ENV a=${a//x/${a//x/$a}}", 3), "it may become"},
+		"deep":                {"ENV a=" + kilo + "\nENV b=" + strings.Repeat("${a:-", 5000) + "\n", "it may become"},
+		"heredoc":             {"ENV a=" + kilo + "\n" + rep("ENV a=$a$a", 9) + "COPY <<EOF /f\n" + strings.Repeat("$a", 100) + "\nEOF\n", "it may become"},
+		"pattern":             {"ENV a=" + kilo + "\n" + rep("ENV a=$a$a", 7) + "ENV c=${a//" + strings.Repeat("y", 1<<14) + "/z}\n", "takes too long"},
+		"many":                {"ENV a=" + kilo + "\n" + rep("LABEL l=$a", 1000), "becomes more"},
+		"history of RUN":      {"ARG a=" + kilo + "\n" + rep("RUN x", 1000), "becomes more"},
+		"environment of RUN":  {"ENV a=" + kilo + "\n" + rep("RUN x", 1000), "becomes more"},
+		"ports":               {rep("EXPOSE 1-65535", 2), "becomes more"},
+		"many variables":      {"ENV" + strings.Repeat(" a=b", 10_000) + "\n", "becomes more"},
+		"many instructions":   {rep("USER a", 10_000), "becomes more"},
+		"inherited history":   {rep("USER a\nFROM b AS b", 100), "becomes more"},
+		"inherited arguments": {rep("ARG a\nFROM b AS b", 100), "becomes more"},
+		"global arguments":    {"", "becomes more"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			_, err := Lower(context.Background(), []byte("FROM scratch\n"+src), Options{})
+			src := "FROM scratch AS b\n" + c.src
+			if name == "global arguments" {
+				for i := range 100 {
+					src = fmt.Sprintf("ARG a%d\n%sFROM b AS b\n", i, src)
+				}
+			}
+			o := Options{}
+			if c.want == "becomes more" {
+				o.maxOutput = 1 << 20
+			}
+			_, err := Lower(context.Background(), []byte(src), o)
 			var l *parser.LocationError
-			if !errors.As(err, &l) {
+			if !errors.As(err, &l) || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("got %.200v", err)
 			}
 			if err != nil && len(err.Error()) > 4096 {
 				t.Errorf("the error alone has %d bytes", len(err.Error()))
 			}
 		})
+	}
+}
+
+// TestBigDockerfile is as much as anybody writes, and more.
+func TestBigDockerfile(t *testing.T) {
+	var src strings.Builder
+	src.WriteString("FROM busybox AS s0\n")
+	for i := range 300 {
+		fmt.Fprintf(&src, "FROM s%d AS s%d\nARG a%d=1\nENV e%d=some/path:and/more COPY=x\nRUN make $e%d\nLABEL l%d=x\n", i, i+1, i, i, i, i)
+	}
+	if _, err := Lower(context.Background(), []byte(src.String()), Options{MetaResolver: &fakeWorld{}}); err != nil {
+		t.Error(err)
+	}
+	if _, err := Lower(context.Background(), []byte("FROM scratch\nENV a="+strings.Repeat("${b:-", maxVariables+1)), Options{}); err == nil {
+		t.Error("variables may be nested without end")
 	}
 }
 
@@ -229,6 +261,43 @@ func TestNearest(t *testing.T) {
 	} {
 		if got := nearest(name, known); got != want {
 			t.Errorf("nearest to %q is %q, want %q", name, got, want)
+		}
+	}
+}
+
+// TestEditDistance compares with the plain algorithm.
+func TestEditDistance(t *testing.T) {
+	plain := func(a, b []rune) int {
+		row := make([]int, len(b)+1)
+		for j := range row {
+			row[j] = j
+		}
+		for i := range a {
+			diag := row[0]
+			row[0] = i + 1
+			for j := range b {
+				cost := diag
+				if a[i] != b[j] {
+					cost = 1 + min(diag, row[j], row[j+1])
+				}
+				diag, row[j+1] = row[j+1], cost
+			}
+		}
+		return row[len(b)]
+	}
+	rng := rand.New(rand.NewPCG(1, 2))
+	word := func() string {
+		w := make([]byte, rng.IntN(7))
+		for i := range w {
+			w[i] = "abc"[rng.IntN(3)]
+		}
+		return string(w)
+	}
+	for range 20_000 {
+		a, b := word(), word()
+		want := min(3, plain([]rune(a), []rune(b)))
+		if got := min(3, editDistance(a, b, 3)); got != want {
+			t.Fatalf("from %q to %q are %d edits, not %d", a, b, want, got)
 		}
 	}
 }

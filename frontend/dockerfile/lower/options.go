@@ -35,6 +35,7 @@ type Options struct {
 	Run RunOptions
 
 	allStages bool // lower what the target does not need, too
+	maxOutput int  // how much the Dockerfile may become, in bytes; see there
 }
 
 // RunOptions hold for every RUN of the Dockerfile.
@@ -65,6 +66,9 @@ func (o Options) withDefaults() Options {
 		} else {
 			o.BuildPlatforms = []ocispecs.Platform{platforms.DefaultSpec()}
 		}
+	}
+	if o.maxOutput == 0 {
+		o.maxOutput = maxOutput
 	}
 	if o.Contexts == nil {
 		o.Contexts = localContext{}

@@ -19,7 +19,7 @@ func (l *lowering) record(s *stage, text string, layer bool) error {
 		Comment:    historyComment,
 		EmptyLayer: !layer,
 	})
-	return l.expand.spend(len(text))
+	return l.expand.spend(len(text) + itemCost)
 }
 
 const builtSuffix = " # buildkit"

@@ -14,6 +14,9 @@ import (
 func (in *instruction) run(c *instructions.RunCommand) error {
 	s := in.s
 	s.countVertex()
+	if err := in.expand.spend(s.env.size); err != nil { // every command carries all of it
+		return err
+	}
 	s.used.addAll() // a command may read any file
 	cmd, title, opts, err := in.runCommand(c)
 	if err != nil {

@@ -122,6 +122,16 @@ func (s *stage) inherit() {
 	s.used = b.used
 }
 
+// weight is about how many bytes a stage has that it shares with no other.
+func (s *stage) weight() int {
+	c := &s.image.Config
+	items := len(s.image.History) + len(s.args) + len(c.Env) + len(c.Labels) + len(c.ExposedPorts) + len(c.Volumes)
+	if s.env != nil {
+		items += s.env.size/itemCost + len(s.env.keys)
+	}
+	return items * itemCost
+}
+
 // makesLayer reports whether an instruction is a vertex of its own.
 func makesLayer(c instructions.Command) bool {
 	switch c.(type) {

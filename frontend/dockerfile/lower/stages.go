@@ -20,6 +20,9 @@ func (l *lowering) makeStages(defs []instructions.Stage) error {
 
 func (l *lowering) makeStage(def instructions.Stage, index int) (*stage, error) {
 	s := newStage(def, index)
+	if err := l.expand.spend(itemCost * (1 + len(l.outline.args))); err != nil {
+		return nil, err
+	}
 	s.outline = l.outline.clone()
 	r, err := l.expand.word(def.BaseName, l.args)
 	if err != nil {

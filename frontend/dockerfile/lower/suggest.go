@@ -42,28 +42,33 @@ func nearest(name string, known []string) string {
 	return best
 }
 
-// editDistance is Levenshtein's, or any number from limit upwards if it is not below limit.
+// editDistance is Levenshtein's, or any number from limit upwards if it is not below limit. It looks only at how far apart two
+// letters can be then, so it takes time in proportion to the length.
 func editDistance(a, b string, limit int) int {
-	if d := len(a) - len(b); d >= 4*limit || -d >= 4*limit { // a rune has up to four bytes
+	ra, rb := []rune(a), []rune(b)
+	if d := len(ra) - len(rb); d >= limit || -d >= limit {
 		return limit
 	}
-	ra, rb := []rune(a), []rune(b)
 	row := make([]int, len(rb)+1)
 	for j := range row {
-		row[j] = j
+		row[j] = min(j, limit)
 	}
 	for i, ca := range ra {
-		diag, least := row[0], i+1
-		row[0] = i + 1
-		for j, cb := range rb {
+		first, last := max(0, i-limit), min(len(rb), i+limit+1)
+		diag, least := row[first], limit
+		row[first] = limit
+		if first == 0 {
+			row[0] = min(i+1, limit)
+		}
+		for j := first; j < last; j++ {
 			cost := diag
-			if ca != cb {
+			if ca != rb[j] {
 				cost = 1 + min(diag, row[j], row[j+1])
 			}
-			diag, row[j+1] = row[j+1], cost
-			least = min(least, cost)
+			diag, row[j+1] = row[j+1], min(cost, limit)
+			least = min(least, row[j+1])
 		}
-		if least >= limit {
+		if least >= limit && row[first] >= limit {
 			return limit
 		}
 	}

@@ -13,6 +13,7 @@ import (
 type vars struct {
 	keys   []string
 	values map[string]string
+	size   int // bytes of all keys and values
 }
 
 func newVars() *vars { return &vars{values: map[string]string{}} }
@@ -25,21 +26,25 @@ func (v *vars) Get(key string) (string, bool) {
 func (v *vars) Keys() []string { return v.keys }
 
 func (v *vars) set(key, value string) {
-	if _, ok := v.values[key]; !ok {
+	old, ok := v.values[key]
+	if !ok {
 		v.keys = append(v.keys, key)
+		v.size += len(key)
 	}
+	v.size += len(value) - len(old)
 	v.values[key] = value
 }
 
 func (v *vars) remove(key string) {
-	if _, ok := v.values[key]; ok {
+	if old, ok := v.values[key]; ok {
+		v.size -= len(key) + len(old)
 		delete(v.values, key)
 		v.keys = slices.DeleteFunc(slices.Clone(v.keys), func(k string) bool { return k == key })
 	}
 }
 
 func (v *vars) clone() *vars {
-	return &vars{keys: slices.Clone(v.keys), values: maps.Clone(v.values)}
+	return &vars{keys: slices.Clone(v.keys), values: maps.Clone(v.values), size: v.size}
 }
 
 // overlay hides variables of an environment behind others, as masks of secrets do.
