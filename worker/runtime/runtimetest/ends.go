@@ -40,15 +40,15 @@ func (s *suite) commandErrors(t *testing.T) {
 	}{
 		{"nosuchcommand", runtime.ExitNotFound, "nosuchcommand"},
 		{"/no/such/command", runtime.ExitNotFound, "no such file or directory"},
-		{"/bin/plain", runtime.ExitNotExecutable, "ermission denied"},
+		{"/bin/plain", runtime.ExitNotExecutable, "permission denied"},
 		{"/bin/lost", runtime.ExitNotFound, "no such file or directory"},
 	} {
 		r := s.run(t, func(x *container) { x.Args = []string{c.arg} })
-		if c.arg == "/bin/lost" && s.LateErrors {
+		if c.arg == "/bin/lost" && s.lacks(Interpreter) {
 			r.code(t, 1)
 			continue
 		}
-		if e := r.code(t, c.code); e.Err == nil || runtime.Started(r.err) || !strings.Contains(r.err.Error(), c.text) {
+		if e := r.code(t, c.code); e.Err == nil || runtime.Started(r.err) || !strings.Contains(strings.ToLower(r.err.Error()), c.text) {
 			t.Errorf("%s: error %v, want one with %q", c.arg, r.err, c.text)
 		}
 	}
@@ -72,7 +72,7 @@ func (s *suite) badSpecs(t *testing.T) {
 			c.Mounts = []specs.Mount{{Destination: "/x", Type: "nosuchfs", Source: "x"}}
 		},
 	} {
-		if name == "working directory" && s.MakesCwd {
+		if name == "working directory" && s.lacks(Cwd) {
 			continue
 		}
 		r := s.sh(t, "true", change)
@@ -123,7 +123,7 @@ func (s *suite) process(t *testing.T) {
 		t.Errorf("environment %q", out)
 	}
 	for uid, home := range map[uint32]string{0: "/root", 1000: "/home/user", 4711: "/"} {
-		if out := s.sh(t, "echo $HOME", func(c *container) { c.UID = uid }).ok(t); out != home {
+		if out := s.sh(t, "echo $HOME", func(c *container) { c.UID = uid }).ok(t); out != home && !(uid == 4711 && s.lacks(Home)) {
 			t.Errorf("home of user %d is %s, want %s", uid, out, home)
 		}
 	}

@@ -21,17 +21,32 @@ import (
 type Config struct {
 	// Open returns a new runtime, which the suite closes if it can be closed.
 	Open func(t *testing.T) runtime.Runtime
-	// SharedCgroupNS: the runtime leaves containers in the daemon's cgroup
-	// namespace where control groups are of version 1.
-	SharedCgroupNS bool
-	// NoCgroups: the runtime has no control groups here, so what they do is left
-	// out.
-	NoCgroups bool
-	// MakesCwd: a missing working directory is made, as runc does.
-	MakesCwd bool
-	// LateErrors: that an interpreter is missing shows as exit code 1, as with runc.
-	LateErrors bool
+	// Lacks are the features that this runtime does not have.
+	Lacks []Feature
 }
+
+// Feature is something that not every program does.
+type Feature string
+
+const (
+	// Cgroups: control groups work on this host.
+	Cgroups Feature = "control groups"
+	// OOM: a kill for memory is told.
+	OOM Feature = "OOM detection"
+	// Cwd: a missing working directory is an error; runc makes it.
+	Cwd Feature = "error of a missing working directory"
+	// Interpreter: a missing interpreter is exit code 127; with runc and crun
+	// it is 1.
+	Interpreter Feature = "error of a missing interpreter"
+	// Home: the home of a user that is not in /etc/passwd is "/".
+	Home Feature = "home of unknown users"
+	// NewCalls: system calls newer than the seccomp profile fail with ENOSYS.
+	NewCalls Feature = "ENOSYS for new system calls"
+	// Resize: the size of a terminal is passed on.
+	Resize Feature = "terminal size"
+)
+
+func (c Config) lacks(f Feature) bool { return slices.Contains(c.Lacks, f) }
 
 // suite is one run.
 type suite struct {
@@ -83,7 +98,7 @@ func Run(t *testing.T, c Config) {
 		{"HostileRoot", s.hostileRoot},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			if c.NoCgroups && slices.Contains([]string{"Devices", "ForkBomb", "MemoryHog"}, test.name) {
+			if c.lacks(Cgroups) && slices.Contains([]string{"Devices", "ForkBomb", "MemoryHog"}, test.name) {
 				t.Skip("SKIPPED: no control groups")
 			}
 			test.f(t)
