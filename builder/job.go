@@ -9,6 +9,7 @@ import (
 
 	"github.com/buildd/buildd/builder/bridge"
 	"github.com/buildd/buildd/builder/export"
+	"github.com/buildd/buildd/builder/policy"
 	"github.com/buildd/buildd/cache/tree"
 	"github.com/buildd/buildd/frontend/gateway"
 	"github.com/buildd/buildd/solver"
@@ -47,6 +48,10 @@ func (b *Builder) newJob(req *control.SolveRequest) (*job, error) {
 	if err != nil {
 		return nil, err
 	}
+	pol, err := policy.New(req.SourcePolicy)
+	if err != nil {
+		return nil, err
+	}
 	j := &job{b: b, req: req, log: &progress.Log{}}
 	for _, e := range req.Exporters {
 		x, err := b.Exporters.Resolve(e.Type, e.Attrs)
@@ -64,7 +69,7 @@ func (b *Builder) newJob(req *control.SolveRequest) (*job, error) {
 		sessions = []string{req.Session}
 	}
 	j.build = &bridge.Build{
-		Config: b.Bridge, Log: j.log, Session: req.Session, Allow: allow,
+		Config: b.Bridge, Log: j.log, Session: req.Session, Allow: allow, Policy: pol,
 		Lend: b.Sessions.Client(func() []string { return sessions }),
 		Solve: b.Solver.NewBuild(solver.BuildConfig{
 			ID: req.Ref, Sessions: sessions, Events: j.log, Hold: j.lease.Add, Memory: b.Memory.Target(target(req)),

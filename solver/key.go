@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 
 	"github.com/buildd/buildd/cache"
 )
@@ -72,8 +73,8 @@ func (b *Build) content(ctx context.Context, v *Vertex, e Edge, sel cache.Select
 		return key{}, err
 	}
 	c, err := b.s.contents.Content(ctx, lender{b, e.Vertex}, t, sel)
-	if err != nil {
-		return key{}, b.blame(v, err)
+	if err != nil { // in the words that clients of BuildKit look for
+		return key{}, b.blame(v, fmt.Errorf("failed to compute cache key: failed to calculate checksum of ref %s: %w", t, err))
 	}
 	return key{Key: c}, b.s.cache.SetContent(ctx, k.Key, e.Output, sel, c)
 }

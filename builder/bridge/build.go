@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/buildd/buildd/builder/policy"
 	"github.com/buildd/buildd/cache"
 	"github.com/buildd/buildd/cache/digest"
 	"github.com/buildd/buildd/frontend"
@@ -54,6 +55,8 @@ type Build struct {
 	Lend    session.Client
 	// Allow refuses ops that want what the build may not have.
 	Allow func(*pb.Op) error
+	// Policy says what may be fetched; nil is everything.
+	Policy *policy.Engine
 
 	memo source.Memo
 
@@ -62,13 +65,13 @@ type Build struct {
 }
 
 // Load makes a definition's vertices known to the build. A nil edge means that
-// the definition is empty.
-func (b *Build) Load(def *pb.Definition) (*solver.Edge, error) {
+// the definition is empty. Its sources are rewritten by p.
+func (b *Build) Load(def *pb.Definition, p *policy.Engine) (*solver.Edge, error) {
 	if def == nil || len(def.Def) == 0 {
 		return nil, nil
 	}
 	b.remember(def.Source)
-	e, err := llb.Load(def, llb.Options{Build: b.Solve, Pinner: b, Check: b.check})
+	e, err := llb.Load(def, llb.Options{Build: b.Solve, Pinner: b, Check: b.check, Rewrite: p.Apply})
 	if err != nil {
 		return nil, fmt.Errorf("invalid LLB: %w", err)
 	}

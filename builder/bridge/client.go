@@ -64,7 +64,11 @@ func (c *Client) solve(ctx context.Context, req gwclient.SolveRequest) (*gwclien
 	case req.Frontend != "":
 		return c.callFrontend(ctx, req)
 	}
-	ref, err := c.b.NewRef(req.Definition)
+	p, err := c.b.Policy.With(req.SourcePolicies...)
+	if err != nil {
+		return nil, err
+	}
+	ref, err := c.b.NewRef(req.Definition, p)
 	if err != nil {
 		return nil, err
 	}
@@ -113,6 +117,13 @@ func (c *Client) ResolveSourceMetadata(ctx context.Context, op *pb.SourceOp, o s
 	name := o.LogName
 	if name == "" {
 		name = "resolve " + op.Identifier
+	}
+	p, err := c.b.Policy.With(o.SourcePolicies...)
+	if err != nil {
+		return nil, err
+	}
+	if op, err = p.Apply(op); err != nil {
+		return nil, err
 	}
 	t := c.b.Log.Begin(name)
 	res, err := c.b.Sources.Describe(ctx, c.b.Lend, c.b.request(op, nil), o)

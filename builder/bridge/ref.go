@@ -3,6 +3,7 @@ package bridge
 import (
 	"context"
 
+	"github.com/buildd/buildd/builder/policy"
 	"github.com/buildd/buildd/cache"
 	"github.com/buildd/buildd/cache/digest"
 	"github.com/buildd/buildd/solver"
@@ -19,9 +20,10 @@ type Ref struct {
 	edge solver.Edge
 }
 
-// NewRef returns the lazy result of a definition; nil for an empty one.
-func (b *Build) NewRef(def *pb.Definition) (*Ref, error) {
-	e, err := b.Load(def)
+// NewRef returns the lazy result of a definition, whose sources p may rewrite;
+// nil for an empty one.
+func (b *Build) NewRef(def *pb.Definition, p *policy.Engine) (*Ref, error) {
+	e, err := b.Load(def, p)
 	if err != nil || e == nil {
 		return nil, err
 	}

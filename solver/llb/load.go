@@ -31,6 +31,9 @@ type Options struct {
 	Pinner Pinner
 	// Check refuses ops that may not run, such as for want of an entitlement.
 	Check func(*pb.Op) error
+	// Rewrite returns what is to be fetched in the place of a source; nil fetches
+	// what is asked for.
+	Rewrite func(*pb.SourceOp) (*pb.SourceOp, error)
 	// NoCache makes every step ignore the cache.
 	NoCache bool
 }
@@ -91,6 +94,10 @@ func (l *loader) vertex(d digest.Digest) (*solver.Vertex, error) {
 			return nil, err
 		}
 	}
+	def, err := l.rewrite(def)
+	if err != nil {
+		return nil, err
+	}
 	meta := l.def.Metadata[string(d)]
 	op, err := newOp(def, meta, l.Pinner)
 	if err != nil {
@@ -111,4 +118,20 @@ func (l *loader) vertex(d digest.Digest) (*solver.Vertex, error) {
 	v = l.Build.Intern(v)
 	l.done[d] = v
 	return v, nil
+}
+
+// rewrite applies Rewrite. The vertex keeps its digest: within one build a
+// source is always rewritten to the same.
+func (l *loader) rewrite(def *pb.Op) (*pb.Op, error) {
+	src := def.GetSource()
+	if src == nil || l.Rewrite == nil {
+		return def, nil
+	}
+	to, err := l.Rewrite(src)
+	if err != nil || to == src {
+		return def, err
+	}
+	def = def.CloneVT()
+	def.Op = &pb.Op_Source{Source: to}
+	return def, nil
 }

@@ -33,7 +33,7 @@ func (o *Op) execSelectors(x *pb.ExecOp) error {
 			return fmt.Errorf("mount %s is made of input %d: the op has %d inputs", m.Dest, m.Input, len(parts))
 		}
 		p := &parts[m.Input]
-		if m.Readonly && m.Selector != "" && path.Clean("/"+m.Selector) != "/" {
+		if (m.Readonly || m.Output == pbNone) && m.Dest != pb.RootMount && path.Clean("/"+m.Selector) != "/" {
 			p.add(digest.Select{Path: path.Clean("/" + m.Selector), FollowLinks: true})
 		} else {
 			p.all = true
@@ -74,6 +74,9 @@ func (o *Op) fileSelectors(x *pb.FileOp) error {
 			Path: path.Clean("/" + c.Src), FollowLinks: c.FollowSymlink, Wildcard: c.AllowWildcard,
 			Include: c.IncludePatterns, Exclude: c.ExcludePatterns, Contents: c.DirCopyContents,
 		})
+		for _, r := range c.RequiredPaths { // an error names them if they are not there
+			parts[a.SecondaryInput].add(digest.Select{Path: path.Join("/", c.Src, r), Wildcard: c.AllowWildcard})
+		}
 	}
 	o.choose(parts)
 	return nil

@@ -265,7 +265,7 @@ func (s *sandbox) outputs(ctx context.Context) ([]cache.Tree, error) {
 		out[t.output] = tr
 	}
 	for _, p := range s.mounts { // a cache mount's output is what it was made of
-		if p.m != nil && p.tree == nil && p.m.Output != none {
+		if p.m != nil && p.tree == nil && outputOf(p.m) != none {
 			out[p.m.Output] = s.req.inputs[p.m.Input]
 		}
 	}

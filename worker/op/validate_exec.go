@@ -127,6 +127,15 @@ func validateUlimits(limits []*pb.Ulimit) error {
 	return nil
 }
 
+// outputOf returns the output that a mount makes. Clients leave the field of
+// mounts that cannot have any at 0.
+func outputOf(m *pb.Mount) int64 {
+	if m.MountType != pb.MountType_BIND && m.MountType != pb.MountType_CACHE {
+		return none
+	}
+	return m.Output
+}
+
 func validateMounts(mounts []*pb.Mount, inputs int64, cwd string) error {
 	if len(mounts) > maxMounts {
 		return fmt.Errorf("exec has %d mounts: at most %d are allowed", len(mounts), maxMounts)
@@ -141,7 +150,7 @@ func validateMounts(mounts []*pb.Mount, inputs int64, cwd string) error {
 		}
 		err := validateMount(m, inputs, cwd)
 		if err == nil {
-			err = outs.add(m.Output, len(mounts))
+			err = outs.add(outputOf(m), len(mounts))
 		}
 		if err != nil {
 			return fmt.Errorf("mount %q: %w", m.Dest, err)
@@ -174,9 +183,6 @@ func validateMount(m *pb.Mount, inputs int64, cwd string) error {
 	}
 	if m.Dest == pb.RootMount && m.MountType != pb.MountType_BIND {
 		return fmt.Errorf("invalid mount type %s for /", m.MountType)
-	}
-	if m.Output != none && m.MountType != pb.MountType_BIND && m.MountType != pb.MountType_CACHE {
-		return fmt.Errorf("a mount of type %s has no output", m.MountType)
 	}
 	switch m.MountType {
 	case pb.MountType_BIND:
