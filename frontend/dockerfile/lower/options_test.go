@@ -8,6 +8,7 @@ import (
 	"net"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -201,14 +202,32 @@ func (w *fakeWorld) Named(name string, n NamedOptions) (ContextLoader, error) {
 }
 
 func (w *fakeWorld) localContext(name string, n NamedOptions) (*llb.State, *dockerspec.DockerOCIImage, error) {
-	st := llb.Scratch().Async(func(context.Context, llb.State, *llb.Constraints) (llb.State, error) {
-		opts := []llb.LocalOption{llb.WithCustomName("[context " + name + "] load from client")}
-		if n.Paths != nil {
-			opts = append(opts, n.Paths()...)
-		}
-		return llb.Local(name, opts...), nil
-	})
+	st := llb.NewState(&lateLocal{name: name, paths: n.Paths})
 	return &st, nil, nil
+}
+
+// lateLocal is a local source that asks what is used of it when it is marshalled.
+type lateLocal struct {
+	llb.Output
+	name  string
+	paths func() []llb.LocalOption
+	once  sync.Once
+}
+
+func (l *lateLocal) output() llb.Output {
+	l.once.Do(func() {
+		opts := []llb.LocalOption{llb.WithCustomName("[context " + l.name + "] load from client")}
+		l.Output = llb.Local(l.name, append(opts, l.paths()...)...).Output()
+	})
+	return l.Output
+}
+
+func (l *lateLocal) ToInput(ctx context.Context, c *llb.Constraints) (*pb.Input, error) {
+	return l.output().ToInput(ctx, c)
+}
+
+func (l *lateLocal) Vertex(ctx context.Context, c *llb.Constraints) llb.Vertex {
+	return l.output().Vertex(ctx, c)
 }
 
 func (w *fakeWorld) Ignored(context.Context) ([]string, error) { return w.ignored, nil }
