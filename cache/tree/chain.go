@@ -65,8 +65,7 @@ func (n *node) freshLocked() cache.Tree {
 	if n == nil {
 		return ""
 	}
-	n.fresh++
-	n.born = time.Now()
+	n.fresh, n.used = true, time.Now()
 	return n.name
 }
 

@@ -40,7 +40,7 @@ func (l *Lease) Add(t cache.Tree) error {
 		return err
 	}
 	n.holds++
-	n.fresh = max(0, n.fresh-1)
+	n.fresh = false
 	l.trees[t] = n
 	return nil
 }
@@ -53,7 +53,7 @@ func (l *Lease) Release() {
 	l.store.mu.Lock()
 	defer l.store.mu.Unlock()
 	for _, n := range l.trees {
-		n.holds--
+		n.letGoLocked()
 	}
 	clear(l.trees)
 }

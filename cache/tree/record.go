@@ -109,10 +109,11 @@ type node struct {
 
 	// The store's mutex guards these.
 	holds int // leases, mounts and other users
-	// fresh counts who made the tree and has not leased it yet; it lasts no
-	// longer than Config.Spare after born.
-	fresh int
-	born  time.Time
+	// fresh says that the tree was made and no lease has taken it yet.
+	fresh bool
+	// used is when the tree was last returned by a method that makes trees, or let
+	// go of.
+	used time.Time
 }
 
 // chain returns the layers of n, bottom first.

@@ -16,9 +16,9 @@ import (
 type Info struct {
 	Tree, Parent cache.Tree
 	Layer        cache.LayerID
-	// Held says that a lease, a mount or whoever just made it holds the tree
-	// itself; what its descendants hold is theirs.
-	Held bool
+	// InUse says that a lease or a mount holds the tree itself, Held that Sweep
+	// would spare it, as it does what was just made or let go of, too.
+	InUse, Held bool
 }
 
 // All returns all trees, parents before their children, and all layers.
@@ -33,7 +33,7 @@ func (s *Store) All() ([]Info, map[cache.LayerID]LayerInfo) {
 	slices.SortFunc(nodes, func(a, b *node) int { return a.depth - b.depth })
 	trees := make([]Info, len(nodes))
 	for i, n := range nodes {
-		trees[i] = Info{Tree: n.name, Layer: n.layer.id, Held: s.heldLocked(n, now)}
+		trees[i] = Info{Tree: n.name, Layer: n.layer.id, InUse: n.holds > 0, Held: s.heldLocked(n, now)}
 		if n.parent != nil {
 			trees[i].Parent = n.parent.name
 		}
@@ -45,8 +45,40 @@ func (s *Store) All() ([]Info, map[cache.LayerID]LayerInfo) {
 	return trees, layers
 }
 
+// grace is how long a tree stays after its last holder let go of it: from one to
+// the next, as from the step that made it to the build that waits for the step, it
+// is in nobody's hands for a moment.
+const grace = 500 * time.Millisecond
+
 func (s *Store) heldLocked(n *node, now time.Time) bool {
-	return n.holds > 0 || n.fresh > 0 && now.Sub(n.born) < s.cfg.Spare
+	idle := now.Sub(n.used)
+	return n.holds > 0 || idle < s.grace() || n.fresh && idle < s.cfg.Spare
+}
+
+func (s *Store) grace() time.Duration { return min(grace, s.cfg.Spare) }
+
+// Settle waits for trees that were let go of a moment ago to be free for Sweep,
+// half a second at most.
+func (s *Store) Settle(ctx context.Context) error {
+	wait := time.NewTimer(s.untilSettled(time.Now()))
+	defer wait.Stop()
+	select {
+	case <-wait.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func (s *Store) untilSettled(now time.Time) (wait time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, n := range s.trees {
+		if n.holds == 0 {
+			wait = max(wait, s.grace()-now.Sub(n.used))
+		}
+	}
+	return wait
 }
 
 // Blobs returns the digests of all blobs that layers name, whether they are here
@@ -71,6 +103,16 @@ func (r *layerRecord) blobsLocked() (out []digest.Digest) {
 		out = append(out, p.Digest)
 	}
 	return out
+}
+
+// Size is the bytes that the files of all layers take on disk.
+func (s *Store) Size() (size int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, r := range s.layers {
+		size += r.Size
+	}
+	return size
 }
 
 // Sweep removes all trees that neither are in roots, nor are held, nor lie below

@@ -80,6 +80,10 @@ func TestSweepSparesTheNew(t *testing.T) {
 	l := s.Lease("build")
 	must(t, l.Add(a))
 	l.Release()
+	if gone := sweep(t, s); len(gone) != 0 {
+		t.Errorf("swept %v between two holders", gone)
+	}
+	must(t, s.Settle(t.Context()))
 	if gone := sweep(t, s); len(gone) != 1 {
 		t.Errorf("swept %v", gone)
 	}

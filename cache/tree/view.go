@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"time"
 
 	"github.com/buildd/buildd/cache"
 )
@@ -97,6 +98,11 @@ func (s *Store) hold(t cache.Tree) (*node, func(), error) {
 	return n, sync.OnceFunc(func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		n.holds--
+		n.letGoLocked()
 	}), nil
+}
+
+func (n *node) letGoLocked() {
+	n.holds--
+	n.used = time.Now()
 }

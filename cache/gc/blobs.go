@@ -1,0 +1,73 @@
+package gc
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// rooted returns the blobs that images and other roots lead to.
+func (c *Collector) rooted(ctx context.Context) (map[digest.Digest]bool, error) {
+	var open []ocispecs.Descriptor
+	if c.cfg.Images != nil {
+		imgs, err := c.cfg.Images.List(ctx)
+		if err != nil {
+			return nil, err
+		}
+		for _, img := range imgs {
+			open = append(open, img.Target)
+		}
+	}
+	for _, r := range c.cfg.Roots {
+		ds, err := r.Roots(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("list roots: %w", err)
+		}
+		open = append(open, ds...)
+	}
+	seen := map[digest.Digest]bool{}
+	for len(open) > 0 {
+		desc := open[len(open)-1]
+		open = open[:len(open)-1]
+		if seen[desc.Digest] {
+			continue
+		}
+		seen[desc.Digest] = true
+		kids, err := images.Children(ctx, c.cfg.Blobs.Store, desc)
+		if err != nil {
+			// An index may name platforms that are not here. And what cannot be
+			// parsed is of no use to anybody; it must not keep the disk full.
+			if !errdefs.IsNotFound(err) {
+				c.cfg.Log.Warn("a manifest in the image store is damaged", "digest", desc.Digest, "err", err)
+			}
+			continue
+		}
+		open = append(open, kids...)
+	}
+	return seen, nil
+}
+
+// sweepBlobs removes blobs that nothing names: those of layers that were just
+// removed at once, others when they have been here for a while.
+func (c *Collector) sweepBlobs(ctx context.Context, dead map[digest.Digest]bool) error {
+	keep, err := c.rooted(ctx)
+	if err != nil {
+		return err
+	}
+	// After the roots: a blob that became a root meanwhile is fresh.
+	for d := range c.cfg.Trees.Blobs() {
+		keep[d] = true
+	}
+	if len(dead) > 0 {
+		_, err := c.cfg.Blobs.Sweep(ctx, 0, func(d digest.Digest) bool { return keep[d] || !dead[d] })
+		if err != nil {
+			return err
+		}
+	}
+	_, err = c.cfg.Blobs.Sweep(ctx, c.cfg.Spare, func(d digest.Digest) bool { return keep[d] })
+	return err
+}
