@@ -1,6 +1,7 @@
 package bridge
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"sync"
@@ -42,6 +43,9 @@ type Config struct {
 	// Frontends by the name that clients ask for, such as "dockerfile.v0".
 	Frontends map[string]frontend.Frontend
 	Workers   []gwclient.WorkerInfo
+	// Forget empties the cache mounts with these IDs; nil where steps run
+	// elsewhere.
+	Forget func(ctx context.Context, ids ...string) error
 	// Check refuses malformed ops.
 	Check func(*pb.Op) error
 }
@@ -60,17 +64,21 @@ type Build struct {
 
 	memo source.Memo
 
-	mu      sync.Mutex // guards sources
-	sources map[godigest.Digest][]*errdefs.Source
+	mu        sync.Mutex // guards sources and forgotten
+	sources   map[godigest.Digest][]*errdefs.Source
+	forgotten map[string]bool
 }
 
 // Load makes a definition's vertices known to the build. A nil edge means that
 // the definition is empty. Its sources are rewritten by p.
-func (b *Build) Load(def *pb.Definition, p *policy.Engine) (*solver.Edge, error) {
+func (b *Build) Load(ctx context.Context, def *pb.Definition, p *policy.Engine) (*solver.Edge, error) {
 	if def == nil || len(def.Def) == 0 {
 		return nil, nil
 	}
 	b.remember(def.Source)
+	if err := b.forget(ctx, def); err != nil {
+		return nil, err
+	}
 	e, err := llb.Load(def, llb.Options{Build: b.Solve, Pinner: b, Check: b.check, Rewrite: p.Apply})
 	if err != nil {
 		return nil, fmt.Errorf("invalid LLB: %w", err)
@@ -159,4 +167,41 @@ func (b *Build) Locate(err error) error {
 		err = errdefs.WithSource(err, src)
 	}
 	return err
+}
+
+// forget empties, once a build, the cache mounts of the steps that ignore the
+// cache, as BuildKit does.
+func (b *Build) forget(ctx context.Context, def *pb.Definition) error {
+	if b.Forget == nil {
+		return nil
+	}
+	var ids []string
+	b.mu.Lock()
+	for _, raw := range def.Def {
+		if !def.Metadata[string(godigest.FromBytes(raw))].GetIgnoreCache() {
+			continue
+		}
+		op := &pb.Op{}
+		if err := op.UnmarshalVT(raw); err != nil {
+			continue // Load says what is wrong with it
+		}
+		for _, m := range op.GetExec().GetMounts() {
+			if m.MountType != pb.MountType_CACHE {
+				continue
+			}
+			id := cmp.Or(m.GetCacheOpt().GetID(), m.Dest)
+			if !b.forgotten[id] {
+				ids = append(ids, id)
+			}
+			if b.forgotten == nil {
+				b.forgotten = map[string]bool{}
+			}
+			b.forgotten[id] = true
+		}
+	}
+	b.mu.Unlock()
+	if len(ids) == 0 {
+		return nil
+	}
+	return b.Forget(ctx, ids...)
 }

@@ -68,7 +68,7 @@ func (c *Client) solve(ctx context.Context, req gwclient.SolveRequest) (*gwclien
 	if err != nil {
 		return nil, err
 	}
-	ref, err := c.b.NewRef(req.Definition, p)
+	ref, err := c.b.NewRef(ctx, req.Definition, p)
 	if err != nil {
 		return nil, err
 	}

@@ -22,8 +22,8 @@ type Ref struct {
 
 // NewRef returns the lazy result of a definition, whose sources p may rewrite;
 // nil for an empty one.
-func (b *Build) NewRef(def *pb.Definition, p *policy.Engine) (*Ref, error) {
-	e, err := b.Load(def, p)
+func (b *Build) NewRef(ctx context.Context, def *pb.Definition, p *policy.Engine) (*Ref, error) {
+	e, err := b.Load(ctx, def, p)
 	if err != nil || e == nil {
 		return nil, err
 	}

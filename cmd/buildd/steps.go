@@ -36,6 +36,14 @@ type steps struct {
 	policies   []*types.GCPolicy
 }
 
+// forget empties cache mounts.
+func (s *steps) forget(ctx context.Context, ids ...string) error {
+	if s.caches == nil {
+		return nil
+	}
+	return s.caches.Forget(ctx, ids...)
+}
+
 // list implements control's Workers.
 func (s *steps) list(_ context.Context, filters []string) ([]*types.WorkerRecord, error) {
 	return []*types.WorkerRecord{{

@@ -149,7 +149,7 @@ func wire(ctx context.Context, log *slog.Logger, c config.Config, remote []strin
 	b := builder.New(builder.Config{
 		Solver: solver.New(solver.Config{Cache: s.actions, Contents: runner, Runner: runner, Slots: int64(c.Workers.OCI.MaxParallelism)}),
 		Bridge: &bridge.Config{
-			Sources: sources, Files: runner, Containers: steps.containers, Check: checkOp, Frontends: frontends(c),
+			Sources: sources, Files: runner, Containers: steps.containers, Forget: steps.forget, Check: checkOp, Frontends: frontends(c),
 			Workers: []gwclient.WorkerInfo{{ID: steps.id, Labels: steps.labels, Platforms: steps.platforms}},
 		},
 		Sessions: sessions, Trees: s.trees, Memory: memory{s.actions}, History: s.history, Forwarder: d.forwarder,

@@ -75,7 +75,7 @@ func (o *Op) fileSelectors(x *pb.FileOp) error {
 			Include: c.IncludePatterns, Exclude: c.ExcludePatterns, Contents: c.DirCopyContents,
 		})
 		for _, r := range c.RequiredPaths { // an error names them if they are not there
-			parts[a.SecondaryInput].add(digest.Select{Path: path.Join("/", c.Src, r), Wildcard: c.AllowWildcard})
+			parts[a.SecondaryInput].add(digest.Select{Path: path.Clean("/" + r), Wildcard: c.AllowWildcard})
 		}
 	}
 	o.choose(parts)

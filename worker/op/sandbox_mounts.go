@@ -140,8 +140,6 @@ func (s *sandbox) cacheRequest(m *pb.Mount) mount.Request {
 	if m.Input == none || s.req.inputs[m.Input] == "" {
 		return r
 	}
-	// By name, not by content: what was made again without the cache starts with
-	// an empty cache mount, as with BuildKit.
 	base := s.req.inputs[m.Input]
 	r.Base = cache.Hash("tree", []byte(base))
 	r.Fill = func(ctx context.Context, dir string) error { return s.w.fill(ctx, base, dir) }

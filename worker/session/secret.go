@@ -28,7 +28,7 @@ func Secret(ctx context.Context, c Client, id string) ([]byte, error) {
 	case err == nil:
 		return out, nil
 	case errors.Is(err, secrets.ErrNotFound), errors.Is(err, ErrNoSession):
-		return nil, fmt.Errorf("secret %q %w: pass --secret id=%s,src=FILE", id, ErrNotFound, id)
+		return nil, fmt.Errorf("secret %s: %w: pass --secret id=%s,src=FILE", id, ErrNotFound, id)
 	default:
 		return nil, fmt.Errorf("get secret %q: %w", id, err)
 	}
