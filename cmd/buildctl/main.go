@@ -9,11 +9,13 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"runtime/debug"
+	buildinfo "runtime/debug"
 
 	"github.com/buildd/buildd/cmd/buildctl/build"
 	"github.com/buildd/buildd/cmd/buildctl/connect"
+	"github.com/buildd/buildd/cmd/buildctl/debug"
 	"github.com/buildd/buildd/cmd/buildctl/progress"
+	"github.com/buildd/buildd/cmd/buildctl/usage"
 	_ "github.com/moby/buildkit/client/connhelper/dockercontainer"
 	_ "github.com/moby/buildkit/client/connhelper/kubepod"
 	_ "github.com/moby/buildkit/client/connhelper/nerdctlcontainer"
@@ -62,7 +64,8 @@ func command(verbose *bool) *cobra.Command {
 	connection.Register(cmd.PersistentFlags())
 	cmd.PersistentFlags().BoolVarP(verbose, "debug", "D", false, "show details of warnings and errors")
 	cmd.AddCommand(
-		build.New(connection, verbose),
+		build.New(connection, verbose), usage.Du(connection), usage.Prune(connection), usage.PruneHistories(connection),
+		debug.New(connection), dialStdio(connection),
 		superviseCommand(),
 	)
 	return cmd
@@ -83,7 +86,7 @@ func superviseCommand() *cobra.Command {
 }
 
 func version() string {
-	b, ok := debug.ReadBuildInfo()
+	b, ok := buildinfo.ReadBuildInfo()
 	if !ok || b.Main.Version == "" {
 		return "devel"
 	}

@@ -19,9 +19,12 @@ type memoryFS map[string][]byte
 
 var _ fsutil.FS = memoryFS{}
 
-// Walk implements fsutil.FS. There are no directories, so the target is the whole.
-func (m memoryFS) Walk(ctx context.Context, _ string, fn fs.WalkDirFunc) error {
+// Walk implements fsutil.FS: of a target only that file, if it is there.
+func (m memoryFS) Walk(ctx context.Context, target string, fn fs.WalkDirFunc) error {
 	for _, name := range slices.Sorted(maps.Keys(m)) {
+		if target != "" && target != "." && target != "/" && target != name {
+			continue
+		}
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}

@@ -29,6 +29,11 @@ func New(mode string) (*Display, error) {
 	return newDisplay(mode, os.Stderr)
 }
 
+// NewOnStdout is New for output that was asked for.
+func NewOnStdout(mode string) (*Display, error) {
+	return newDisplay(mode, os.Stdout)
+}
+
 func newDisplay(mode string, out *os.File) (*Display, error) {
 	if mode == "" || mode == string(progressui.AutoMode) {
 		mode = cmp.Or(os.Getenv("BUILDKIT_PROGRESS"), string(progressui.AutoMode))
