@@ -181,6 +181,7 @@ func (s *Store) write(ctx context.Context, desc ocispecs.Descriptor, fn func(io.
 			return desc, aerr
 		}
 	}
+	s.touch(got.Digest)
 	return got, nil
 }
 

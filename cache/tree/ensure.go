@@ -117,16 +117,12 @@ func (s *Store) unpack(ctx context.Context, w want) (err error) {
 	if s.ready(w.layerRecord) {
 		return nil // by a flight that has just ended
 	}
-	lower, err := s.below(ctx, w.layerRecord)
-	if err != nil {
+	// Released while the unpacking waits for other layers, which need it.
+	slot := &slot{free: s.slots}
+	if err := slot.take(ctx); err != nil {
 		return err
 	}
-	select {
-	case s.slots <- struct{}{}:
-		defer func() { <-s.slots }()
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
+	defer slot.release()
 	d, err := s.newDraft(ctx, "")
 	if err != nil {
 		return err
@@ -136,7 +132,7 @@ func (s *Store) unpack(ctx context.Context, w want) (err error) {
 			err = errors.Join(err, derr)
 		}
 	}()
-	x, err := s.unpackBlob(ctx, w, d.Dir, lower)
+	x, err := s.unpackBlob(ctx, w, d.Dir, slot)
 	if err != nil {
 		return err
 	}
@@ -148,7 +144,7 @@ func (s *Store) unpack(ctx context.Context, w want) (err error) {
 	return nil
 }
 
-func (s *Store) unpackBlob(ctx context.Context, w want, dir string, lower *digest.View) (*digest.Index, error) {
+func (s *Store) unpackBlob(ctx context.Context, w want, dir string, slot *slot) (*digest.Index, error) {
 	ra, err := s.cfg.Blobs.ReaderAt(ctx, w.desc)
 	if err != nil {
 		return nil, err
@@ -161,7 +157,15 @@ func (s *Store) unpackBlob(ctx context.Context, w want, dir string, lower *diges
 	defer r.Close()
 	v := ocidigest.SHA256.Digester()
 	x, err := layer.Unpack(ctx, io.TeeReader(r, v.Hash()), dir, layer.UnpackOptions{
-		UserXattr: s.cfg.Rootless, IgnoreOwner: s.cfg.IgnoreOwner, Lower: lower,
+		UserXattr: s.cfg.Rootless, IgnoreOwner: s.cfg.IgnoreOwner,
+		WaitLower: func(ctx context.Context) (*digest.View, error) {
+			slot.release()
+			v, err := s.below(ctx, w.layerRecord)
+			if err != nil {
+				return nil, err
+			}
+			return v, slot.take(ctx)
+		},
 	})
 	if err != nil {
 		return nil, err
@@ -170,6 +174,29 @@ func (s *Store) unpackBlob(ctx context.Context, w want, dir string, lower *diges
 		return nil, fmt.Errorf("blob %s unpacks to diff ID %s, the image says %s", w.desc.Digest, got, w.DiffID)
 	}
 	return x, nil
+}
+
+// slot is the right to unpack a layer now.
+type slot struct {
+	free  chan struct{} // as many elements as slots are taken
+	taken bool
+}
+
+func (l *slot) take(ctx context.Context) error {
+	select {
+	case l.free <- struct{}{}:
+		l.taken = true
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func (l *slot) release() {
+	if l.taken {
+		l.taken = false
+		<-l.free
+	}
 }
 
 // below returns what lies below a layer in its image, once that is there. A

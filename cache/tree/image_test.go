@@ -523,3 +523,46 @@ func TestRoundTrip(t *testing.T) {
 		t.Errorf("root: %v, %v", fi.Mode(), err)
 	}
 }
+
+// Layers are unpacked side by side, on fewer slots than there are layers, and
+// whatever order their blobs arrive in.
+func TestEnsureOrder(t *testing.T) {
+	c := config(t)
+	c.Unpacks = 1
+	s := open(t, c)
+	r := &registry{}
+	var chain []ImageLayer
+	for i := range 6 {
+		entries := []string{fmt.Sprintf("dir/f%d=%d", i, i)} // no entry for dir
+		if i == 0 {
+			entries = []string{"dir", "dir/f0=0", "dir/gone=1"}
+		}
+		if i == 3 {
+			entries = append(entries, "dir/.wh.gone=", "dir/hard->dir/f1")
+		}
+		chain = append(chain, r.add(t, layer.Gzip, entries...))
+	}
+	// The upper a layer, the sooner it is here.
+	var mu sync.Mutex
+	here := map[ocidigest.Digest]chan struct{}{}
+	for _, l := range chain {
+		here[l.Desc.Digest] = make(chan struct{})
+	}
+	r.gate = func(_ context.Context, desc ocispecs.Descriptor) error {
+		for i, l := range chain[:len(chain)-1] {
+			if l.Desc.Digest == desc.Digest {
+				<-here[chain[i+1].Desc.Digest]
+			}
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		close(here[desc.Digest])
+		return nil
+	}
+	tree := addImage(t, s, chain...)
+	must(t, s.Ensure(t.Context(), tree, r, nil))
+	expect(t, mounted(t, s, tree), "dir", "dir/f0=0", "dir/f1=1", "dir/f2=2", "dir/f3=3", "dir/f4=4", "dir/f5=5", "dir/hard=1")
+	if len(s.slots) != 0 {
+		t.Errorf("%d slots are taken", len(s.slots))
+	}
+}
