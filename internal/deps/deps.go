@@ -61,6 +61,7 @@ import (
 	_ "github.com/vishvananda/netlink"
 	_ "go.etcd.io/bbolt"
 	_ "golang.org/x/sync/errgroup"
+	_ "tags.cncf.io/container-device-interface/pkg/cdi"
 	_ "golang.org/x/sys/unix"
 	_ "google.golang.org/grpc/cmd/protoc-gen-go-grpc"
 	_ "google.golang.org/grpc/health"
