@@ -26,14 +26,10 @@ func (b *Builder) Add(e Entry) { b.entries = append(b.entries, e.normalize()) }
 // directory there, hard links equal to what they name. A root that was not added
 // is a directory of mode 0755 that belongs to 0:0.
 func (b *Builder) Index() (*Index, error) {
-	es := slices.Clone(b.entries)
-	slices.SortFunc(es, func(a, b Entry) int { return strings.Compare(a.Path, b.Path) })
-	if len(es) == 0 || es[0].Path != "" {
-		es = slices.Insert(es, 0, defaultRoot())
-	}
-	if len(es) > math.MaxInt32 {
+	if len(b.entries) >= math.MaxInt32 {
 		return nil, errors.New("index layer: too many files")
 	}
+	es := b.sorted()
 	for i, e := range es {
 		if err := checkEntry(e); err != nil {
 			return nil, fmt.Errorf("index layer: %w", err)
@@ -60,6 +56,23 @@ func (b *Builder) Index() (*Index, error) {
 		return nil, fmt.Errorf("index layer: %w", err)
 	}
 	return x, nil
+}
+
+// sorted returns the entries in order, a root among them.
+func (b *Builder) sorted() []Entry {
+	order := make([]int32, len(b.entries)) // entries are large: they move once
+	for i := range order {
+		order[i] = int32(i)
+	}
+	slices.SortFunc(order, func(i, j int32) int { return strings.Compare(b.entries[i].Path, b.entries[j].Path) })
+	es := make([]Entry, 0, len(order)+1)
+	if len(order) == 0 || b.entries[order[0]].Path != "" {
+		es = append(es, defaultRoot())
+	}
+	for _, i := range order {
+		es = append(es, b.entries[i])
+	}
+	return es
 }
 
 func defaultRoot() Entry {
