@@ -49,6 +49,8 @@ type Config struct {
 	Provider func(session.Client) tree.Provider
 	// Entitlements are what clients may ask for.
 	Entitlements []string
+	// Devices are what RUN --device can choose from.
+	Devices Devices
 	// Collect frees space; it is called when a build has ended.
 	Collect func()
 }

@@ -44,7 +44,7 @@ func (b *Builder) newJob(req *control.SolveRequest) (*job, error) {
 		return nil, errors.New("a build needs a reference: set Ref")
 	}
 	translate(req)
-	allow, err := allowance(req.Entitlements, b.Entitlements)
+	allow, err := allowance(req.Entitlements, b.Entitlements, b.Devices)
 	if err != nil {
 		return nil, err
 	}

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/buildd/buildd/worker/device"
 	control "github.com/moby/buildkit/api/services/control"
 	"github.com/moby/buildkit/exporter/exptypes"
 	"github.com/moby/buildkit/solver/pb"
@@ -58,12 +59,29 @@ func isSeconds(s string) bool {
 	return s == "" || strings.Trim(s, "0123456789") == ""
 }
 
+// Devices are those of the machine that steps run on.
+type Devices interface {
+	// Find returns the devices that a name stands for. What is not there is an
+	// error.
+	Find(name string) ([]device.Device, error)
+}
+
 // allowance returns what refuses ops that want more than the build was granted:
 // what the client asked for and the daemon allows.
-func allowance(asked, allowed []string) (func(*pb.Op) error, error) {
-	granted := map[string]bool{}
+func allowance(asked, allowed []string, devices Devices) (func(*pb.Op) error, error) {
+	granted, grantedDevices := map[string]bool{}, map[string]bool{}
 	for _, e := range asked {
-		name, _, _ := strings.Cut(e, "=")
+		name, param, _ := strings.Cut(e, "=")
+		if name == EntitlementDevice && param != "" {
+			found, err := devices.Find(strings.TrimPrefix(param, "name="))
+			if err != nil {
+				return nil, fmt.Errorf("entitlement %q: %w", e, err)
+			}
+			for _, d := range found {
+				grantedDevices[d.Name] = true
+			}
+			continue
+		}
 		switch name {
 		case EntitlementSecurityInsecure, EntitlementNetworkHost, EntitlementDevice:
 		default:
@@ -73,6 +91,17 @@ func allowance(asked, allowed []string) (func(*pb.Op) error, error) {
 			return nil, fmt.Errorf("entitlement %s is not allowed by the daemon: start it with --allow-insecure-entitlement %s", name, name)
 		}
 		granted[name] = true
+	}
+	allowDevices := func(x *pb.ExecOp) error {
+		for _, want := range x.CdiDevices {
+			found, _ := devices.Find(want.Name) // who needs what is not there finds out when the step runs
+			for _, d := range found {
+				if !d.AutoAllow && !granted[EntitlementDevice] && !grantedDevices[d.Name] {
+					return fmt.Errorf("device %s is requested by the build but not allowed: pass --allow device=%s", d.Name, d.Name)
+				}
+			}
+		}
+		return nil
 	}
 	return func(op *pb.Op) error {
 		x := op.GetExec()
@@ -85,6 +114,6 @@ func allowance(asked, allowed []string) (func(*pb.Op) error, error) {
 		if x.Security == pb.SecurityMode_INSECURE && !granted[EntitlementSecurityInsecure] {
 			return fmt.Errorf("%s is not allowed: pass --allow %s", EntitlementSecurityInsecure, EntitlementSecurityInsecure)
 		}
-		return nil
+		return allowDevices(x)
 	}, nil
 }

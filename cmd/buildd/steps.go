@@ -11,8 +11,8 @@ import (
 	"github.com/buildd/buildd/builder/bridge"
 	"github.com/buildd/buildd/cmd/buildd/config"
 	"github.com/buildd/buildd/worker"
+	"github.com/buildd/buildd/worker/device"
 	"github.com/buildd/buildd/worker/mount"
-	"github.com/buildd/buildd/worker/network"
 	"github.com/buildd/buildd/worker/op"
 	"github.com/buildd/buildd/worker/runtime"
 	"github.com/buildd/buildd/worker/runtime/native"
@@ -29,10 +29,10 @@ type steps struct {
 	run        worker.Steps
 	containers bridge.Containers // nil where steps run on other machines
 	caches     *mount.Caches     // nil likewise
+	devices    *device.Manager   // nil for none
 	id         string
 	labels     map[string]string
 	platforms  []ocispecs.Platform
-	devices    []*types.CDIDevice
 	policies   []*types.GCPolicy
 }
 
@@ -47,17 +47,33 @@ func (s *steps) forget(ctx context.Context, ids ...string) error {
 // list implements control's Workers.
 func (s *steps) list(_ context.Context, filters []string) ([]*types.WorkerRecord, error) {
 	return []*types.WorkerRecord{{
-		ID: s.id, Labels: s.labels, Platforms: pb.PlatformsFromSpec(s.platforms), BuildkitVersion: buildkitVersion(), GCPolicy: s.policies, CDIDevices: s.devices,
+		ID: s.id, Labels: s.labels, Platforms: pb.PlatformsFromSpec(s.platforms), BuildkitVersion: buildkitVersion(), GCPolicy: s.policies, CDIDevices: s.cdiDevices(),
 	}}, nil
 }
 
+func (s *steps) cdiDevices() []*types.CDIDevice {
+	var out []*types.CDIDevice
+	for _, d := range s.devices.List() {
+		out = append(out, &types.CDIDevice{Name: d.Name, AutoAllow: d.AutoAllow, Annotations: d.Annotations})
+	}
+	return out
+}
+
+// newDevices reads the host's device specifications unless that is turned off.
+func newDevices(c config.Config) (*device.Manager, error) {
+	if off := c.CDI.Disabled; off != nil && *off {
+		return nil, nil
+	}
+	return device.New(device.Config{SpecDirs: c.CDI.SpecDirs, AutoAllowed: c.CDI.AutoAllowed})
+}
+
 // newLocalSteps makes what runs steps on this machine.
-func (d *daemon) newLocalSteps(c config.Config, s stores, r rootless) (*op.Worker, *mount.Caches, error) {
+func (d *daemon) newLocalSteps(ctx context.Context, c config.Config, s stores, r rootless, devices *device.Manager) (*op.Worker, *mount.Caches, error) {
 	rt, err := d.newRuntime(c, r)
 	if err != nil {
 		return nil, nil, err
 	}
-	networks, err := d.newNetworks(c, r)
+	networks, err := d.newNetworks(ctx, c)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -67,7 +83,7 @@ func (d *daemon) newLocalSteps(c config.Config, s stores, r rootless) (*op.Worke
 	}
 	w := c.Workers.OCI
 	o, err := op.New(op.Config{
-		Dir: filepath.Join(c.Root, "run"), Trees: s.trees, Runtime: rt, Networks: networks, Caches: caches,
+		Dir: filepath.Join(c.Root, "run"), Trees: s.trees, Runtime: rt, Networks: networks, Caches: caches, Devices: devices,
 		DNS:       op.DNS{Nameservers: c.DNS.Nameservers, SearchDomains: c.DNS.SearchDomains, Options: c.DNS.Options},
 		UserXattr: r.on, IgnoreOwner: r.singleID, Rootless: r.on, CgroupParent: cgroupParent(c), ApparmorProfile: w.ApparmorProfile,
 	})
@@ -85,7 +101,7 @@ func cgroupParent(c config.Config) string {
 
 func (d *daemon) newRuntime(c config.Config, r rootless) (runtime.Runtime, error) {
 	if binary := c.Workers.OCI.Binary; binary != "" {
-		return oci.New(oci.Config{Binary: binary, Dir: filepath.Join(c.Root, "oci"), Rootless: r.on})
+		return oci.New(oci.Config{Binary: binary, Root: filepath.Join(c.Root, "oci"), Rootless: r.on, Log: d.log})
 	}
 	if err := native.Cleanup(cgroupParent(c)); err != nil {
 		d.log.Warn("clean up after a daemon that was killed", "error", err)
@@ -96,38 +112,6 @@ func (d *daemon) newRuntime(c config.Config, r rootless) (runtime.Runtime, error
 	}
 	d.onClose(rt.Close)
 	return rt, nil
-}
-
-// newNetworks makes the networks that steps can choose from. The mode auto means
-// a network of its own for every step where that can be had, and else the
-// host's.
-func (d *daemon) newNetworks(c config.Config, r rootless) (map[pb.NetMode]network.Provider, error) {
-	mode := c.Workers.OCI.NetworkMode
-	var sandbox network.Provider
-	var err error
-	dir := filepath.Join(c.Root, "net")
-	switch mode {
-	case "none":
-		sandbox, err = network.NewNone(), nil
-	case "host":
-		sandbox = network.NewHost()
-	case "cni":
-		sandbox, err = network.NewCNI(cniConfig(c, dir))
-	case "bridge":
-		sandbox, err = network.NewBridge(bridgeConfig(c, dir, d))
-	default:
-		if sandbox, err = network.NewBridge(bridgeConfig(c, dir, d)); err != nil {
-			d.log.Warn("RUN shares the host's network: a network of its own cannot be had here", "error", err)
-			sandbox, err = network.NewHost(), nil
-		}
-	}
-	if err != nil {
-		return nil, fmt.Errorf("network mode %s: %w", mode, err)
-	}
-	d.onClose(sandbox.Close)
-	return map[pb.NetMode]network.Provider{
-		pb.NetMode_UNSET: sandbox, pb.NetMode_HOST: network.NewHost(), pb.NetMode_NONE: network.NewNone(),
-	}, nil
 }
 
 // identity returns the worker's ID, which is as old as its state directory.

@@ -153,7 +153,7 @@ func wire(ctx context.Context, log *slog.Logger, c config.Config, remote []strin
 			Workers: []gwclient.WorkerInfo{{ID: steps.id, Labels: steps.labels, Platforms: steps.platforms}},
 		},
 		Sessions: sessions, Trees: s.trees, Memory: memory{s.actions}, History: s.history, Forwarder: d.forwarder,
-		Provider: provider, Entitlements: c.Entitlements, Collect: collector.soon,
+		Provider: provider, Entitlements: c.Entitlements, Devices: steps.devices, Collect: collector.soon,
 		Exporters: export.NewSet(export.Config{Trees: s.trees, Blobs: s.blobs, Images: s.images, Resolver: func(client session.Client, insecure bool) remotes.Resolver {
 			return hosts.Resolver(client, registry.ResolverOptions{Insecure: insecure})
 		}}),

@@ -118,7 +118,7 @@ func (m *Manager) Inject(spec *specs.Spec, devices ...Device) error {
 			names = append(names, d.Name)
 		}
 	}
-	if len(names) == 0 {
+	if len(names) == 0 { // a nil Manager ends here
 		return nil
 	}
 	if _, err := m.cache.InjectDevices(spec, names...); err != nil {

@@ -112,9 +112,13 @@ func TestContainerProcesses(t *testing.T) {
 	if _, err := exec(ProcessRequest{Args: []string{"true"}, Cwd: "/nowhere"}); err == nil {
 		t.Error("a process started in a directory that is missing")
 	}
-	p, err := c.Start(t.Context(), ProcessRequest{Args: []string{"sleep", "1000"}})
+	var out buffer
+	p, err := c.Start(t.Context(), ProcessRequest{Args: []string{"sh", "-c", "echo ready; exec sleep 1000"}, Stdout: &out})
 	if err != nil {
 		t.Fatal(err)
+	}
+	for out.String() == "" {
+		time.Sleep(time.Millisecond)
 	}
 	if err := p.Signal(t.Context(), syscall.SIGTERM); err != nil {
 		t.Error(err)

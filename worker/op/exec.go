@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/buildd/buildd/cache"
+	"github.com/buildd/buildd/worker/device"
 	"github.com/buildd/buildd/worker/runtime"
 	gwpb "github.com/moby/buildkit/frontend/gateway/pb"
 	"github.com/moby/buildkit/solver/pb"
@@ -30,7 +31,8 @@ func (w *Worker) Exec(ctx context.Context, r Request) (_ []cache.Tree, err error
 	if platform == nil {
 		platform = r.Op.Platform
 	}
-	if err := devices(x.CdiDevices); err != nil {
+	devices, err := w.findDevices(x.CdiDevices)
+	if err != nil {
 		return nil, err
 	}
 	s, err := w.newSandbox(ctx, sandboxRequest{
@@ -58,20 +60,27 @@ func (w *Worker) Exec(ctx context.Context, r Request) (_ []cache.Tree, err error
 	if err != nil {
 		return nil, err
 	}
+	if err := w.Devices.Inject(spec, devices...); err != nil {
+		return nil, err
+	}
 	if err := w.run(ctx, s.id, spec, x.Meta, platform, r.Progress); err != nil {
 		return nil, err
 	}
 	return s.outputs(ctx)
 }
 
-// devices refuses what this worker cannot give.
-func devices(list []*pb.CDIDevice) error {
+// findDevices returns the devices of this worker that are asked for; optional
+// ones that it has not are left out.
+func (w *Worker) findDevices(list []*pb.CDIDevice) ([]device.Device, error) {
+	var out []device.Device
 	for _, d := range list {
-		if !d.Optional {
-			return fmt.Errorf("CDI device %q cannot be had: this worker has no CDI devices", d.Name)
+		found, err := w.Devices.Find(d.Name)
+		if err != nil && !(d.Optional && errors.Is(err, device.ErrNotFound)) {
+			return nil, err
 		}
+		out = append(out, found...)
 	}
-	return nil
+	return out, nil
 }
 
 // emulate puts an emulator before the arguments of a step that needs one.

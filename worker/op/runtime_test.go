@@ -7,6 +7,7 @@ import (
 
 	"github.com/buildd/buildd/worker/runtime"
 	"github.com/buildd/buildd/worker/runtime/native"
+	"github.com/buildd/buildd/worker/runtime/oci"
 )
 
 // cgroupParent keeps other programs on this machine from removing what is ours.
@@ -32,4 +33,17 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-func testRuntime(t testing.TB, _ string) runtime.Runtime { return nativeRuntime }
+// testRuntime is the native runtime, or with BUILDD_TEST_RUNTIME=runc or crun
+// that one.
+func testRuntime(t testing.TB, dir string) runtime.Runtime {
+	t.Helper()
+	binary := os.Getenv("BUILDD_TEST_RUNTIME")
+	if binary == "" {
+		return nativeRuntime
+	}
+	r, err := oci.New(oci.Config{Binary: binary, Root: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}

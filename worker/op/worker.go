@@ -10,6 +10,7 @@ import (
 	"github.com/buildd/buildd/cache"
 	"github.com/buildd/buildd/cache/tree"
 	"github.com/buildd/buildd/solver"
+	"github.com/buildd/buildd/worker/device"
 	"github.com/buildd/buildd/worker/mount"
 	"github.com/buildd/buildd/worker/network"
 	"github.com/buildd/buildd/worker/runtime"
@@ -28,6 +29,8 @@ type Config struct {
 	Networks map[pb.NetMode]network.Provider
 	// Caches keeps the directories of cache mounts.
 	Caches *mount.Caches
+	// Devices are what RUN --device can choose from; nil is none.
+	Devices *device.Manager
 
 	DNS DNS
 	// UserXattr and IgnoreOwner are Trees' Rootless and IgnoreOwner.
