@@ -64,17 +64,17 @@ type InfoResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// id is the same for as long as the worker's state directory lives.
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	// version is that of the worker's program, api that of this file.
+	// version is that of the worker's program, api that of this file: 1.
 	Version string `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
 	Api     uint32 `protobuf:"varint,3,opt,name=api,proto3" json:"api,omitempty"`
-	// platforms are what it runs, such as "linux/amd64", natively ones first.
+	// platforms are what it runs, such as "linux/amd64", native ones first.
 	Platforms []string          `protobuf:"bytes,4,rep,name=platforms,proto3" json:"platforms,omitempty"`
 	Labels    map[string]string `protobuf:"bytes,5,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	// slots is how many steps it runs at once, running how many it runs now.
-	Slots   uint32 `protobuf:"varint,6,opt,name=slots,proto3" json:"slots,omitempty"`
-	Running uint32 `protobuf:"varint,7,opt,name=running,proto3" json:"running,omitempty"`
+	Load      *Load             `protobuf:"bytes,6,opt,name=load,proto3" json:"load,omitempty"`
 	// free_bytes of its state directory's file system.
-	FreeBytes     uint64 `protobuf:"varint,8,opt,name=free_bytes,json=freeBytes,proto3" json:"free_bytes,omitempty"`
+	FreeBytes uint64 `protobuf:"varint,7,opt,name=free_bytes,json=freeBytes,proto3" json:"free_bytes,omitempty"`
+	// lease_seconds is how long a lease lasts since it was last used.
+	LeaseSeconds  uint32 `protobuf:"varint,8,opt,name=lease_seconds,json=leaseSeconds,proto3" json:"lease_seconds,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -144,18 +144,11 @@ func (x *InfoResponse) GetLabels() map[string]string {
 	return nil
 }
 
-func (x *InfoResponse) GetSlots() uint32 {
+func (x *InfoResponse) GetLoad() *Load {
 	if x != nil {
-		return x.Slots
+		return x.Load
 	}
-	return 0
-}
-
-func (x *InfoResponse) GetRunning() uint32 {
-	if x != nil {
-		return x.Running
-	}
-	return 0
+	return nil
 }
 
 func (x *InfoResponse) GetFreeBytes() uint64 {
@@ -165,22 +158,86 @@ func (x *InfoResponse) GetFreeBytes() uint64 {
 	return 0
 }
 
+func (x *InfoResponse) GetLeaseSeconds() uint32 {
+	if x != nil {
+		return x.LeaseSeconds
+	}
+	return 0
+}
+
+// Load is how much a worker has to do.
+type Load struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// slots is how many steps it runs at once; what comes above waits.
+	Slots uint32 `protobuf:"varint,1,opt,name=slots,proto3" json:"slots,omitempty"`
+	// running counts the steps that run or wait.
+	Running       uint32 `protobuf:"varint,2,opt,name=running,proto3" json:"running,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Load) Reset() {
+	*x = Load{}
+	mi := &file_buildd_worker_v1_worker_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Load) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Load) ProtoMessage() {}
+
+func (x *Load) ProtoReflect() protoreflect.Message {
+	mi := &file_buildd_worker_v1_worker_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Load.ProtoReflect.Descriptor instead.
+func (*Load) Descriptor() ([]byte, []int) {
+	return file_buildd_worker_v1_worker_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Load) GetSlots() uint32 {
+	if x != nil {
+		return x.Slots
+	}
+	return 0
+}
+
+func (x *Load) GetRunning() uint32 {
+	if x != nil {
+		return x.Running
+	}
+	return 0
+}
+
 // Layer names one layer of a chain.
 type Layer struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// id is the layer's name everywhere.
+	// id is the layer's name everywhere: 32 hexadecimal digits, or the chain ID
+	// ("sha256:...") of a layer that came with an image.
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	// content is the SHA-256 of what counts of the layer's files, 32 bytes.
+	// content is the SHA-256 of what counts of the layer's files, 32 bytes. It is
+	// not set for a layer of an image, which goes by its diff_id.
 	Content []byte `protobuf:"bytes,2,opt,name=content,proto3" json:"content,omitempty"`
-	// diff_id is "sha256:..." of an image's layer, else empty.
-	DiffId        string `protobuf:"bytes,3,opt,name=diff_id,json=diffId,proto3" json:"diff_id,omitempty"`
+	// image is set for a layer that came with an image.
+	Image         *ImageLayer `protobuf:"bytes,3,opt,name=image,proto3" json:"image,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Layer) Reset() {
 	*x = Layer{}
-	mi := &file_buildd_worker_v1_worker_proto_msgTypes[2]
+	mi := &file_buildd_worker_v1_worker_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -192,7 +249,7 @@ func (x *Layer) String() string {
 func (*Layer) ProtoMessage() {}
 
 func (x *Layer) ProtoReflect() protoreflect.Message {
-	mi := &file_buildd_worker_v1_worker_proto_msgTypes[2]
+	mi := &file_buildd_worker_v1_worker_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -205,7 +262,7 @@ func (x *Layer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Layer.ProtoReflect.Descriptor instead.
 func (*Layer) Descriptor() ([]byte, []int) {
-	return file_buildd_worker_v1_worker_proto_rawDescGZIP(), []int{2}
+	return file_buildd_worker_v1_worker_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Layer) GetId() string {
@@ -222,9 +279,134 @@ func (x *Layer) GetContent() []byte {
 	return nil
 }
 
-func (x *Layer) GetDiffId() string {
+func (x *Layer) GetImage() *ImageLayer {
+	if x != nil {
+		return x.Image
+	}
+	return nil
+}
+
+// ImageLayer is what an image says of a layer.
+type ImageLayer struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// diff_id is the digest of the uncompressed tar.
+	DiffId string `protobuf:"bytes,1,opt,name=diff_id,json=diffId,proto3" json:"diff_id,omitempty"`
+	// parent is the id of the layer below in the image, empty for the lowest.
+	Parent string `protobuf:"bytes,2,opt,name=parent,proto3" json:"parent,omitempty"`
+	// blob is what the layer came as.
+	Blob          *Blob `protobuf:"bytes,3,opt,name=blob,proto3" json:"blob,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImageLayer) Reset() {
+	*x = ImageLayer{}
+	mi := &file_buildd_worker_v1_worker_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImageLayer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImageLayer) ProtoMessage() {}
+
+func (x *ImageLayer) ProtoReflect() protoreflect.Message {
+	mi := &file_buildd_worker_v1_worker_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImageLayer.ProtoReflect.Descriptor instead.
+func (*ImageLayer) Descriptor() ([]byte, []int) {
+	return file_buildd_worker_v1_worker_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *ImageLayer) GetDiffId() string {
 	if x != nil {
 		return x.DiffId
+	}
+	return ""
+}
+
+func (x *ImageLayer) GetParent() string {
+	if x != nil {
+		return x.Parent
+	}
+	return ""
+}
+
+func (x *ImageLayer) GetBlob() *Blob {
+	if x != nil {
+		return x.Blob
+	}
+	return nil
+}
+
+// Blob describes a blob as an OCI descriptor does.
+type Blob struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Digest        string                 `protobuf:"bytes,1,opt,name=digest,proto3" json:"digest,omitempty"`
+	Size          int64                  `protobuf:"varint,2,opt,name=size,proto3" json:"size,omitempty"`
+	MediaType     string                 `protobuf:"bytes,3,opt,name=media_type,json=mediaType,proto3" json:"media_type,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Blob) Reset() {
+	*x = Blob{}
+	mi := &file_buildd_worker_v1_worker_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Blob) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Blob) ProtoMessage() {}
+
+func (x *Blob) ProtoReflect() protoreflect.Message {
+	mi := &file_buildd_worker_v1_worker_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Blob.ProtoReflect.Descriptor instead.
+func (*Blob) Descriptor() ([]byte, []int) {
+	return file_buildd_worker_v1_worker_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Blob) GetDigest() string {
+	if x != nil {
+		return x.Digest
+	}
+	return ""
+}
+
+func (x *Blob) GetSize() int64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *Blob) GetMediaType() string {
+	if x != nil {
+		return x.MediaType
 	}
 	return ""
 }
@@ -239,7 +421,7 @@ type Tree struct {
 
 func (x *Tree) Reset() {
 	*x = Tree{}
-	mi := &file_buildd_worker_v1_worker_proto_msgTypes[3]
+	mi := &file_buildd_worker_v1_worker_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -251,7 +433,7 @@ func (x *Tree) String() string {
 func (*Tree) ProtoMessage() {}
 
 func (x *Tree) ProtoReflect() protoreflect.Message {
-	mi := &file_buildd_worker_v1_worker_proto_msgTypes[3]
+	mi := &file_buildd_worker_v1_worker_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -264,7 +446,7 @@ func (x *Tree) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tree.ProtoReflect.Descriptor instead.
 func (*Tree) Descriptor() ([]byte, []int) {
-	return file_buildd_worker_v1_worker_proto_rawDescGZIP(), []int{3}
+	return file_buildd_worker_v1_worker_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Tree) GetLayers() []*Layer {
@@ -274,33 +456,32 @@ func (x *Tree) GetLayers() []*Layer {
 	return nil
 }
 
-type RunRequest struct {
+type HoldLayersRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Types that are valid to be assigned to Message:
-	//
-	//	*RunRequest_Start
-	//	*RunRequest_Secret
-	//	*RunRequest_Ssh
-	Message       isRunRequest_Message `protobuf_oneof:"message"`
+	// lease names what keeps the layers. Any name that nobody else has will do.
+	// Without one nothing is kept or made known: the answer says what the worker
+	// has at this moment.
+	Lease         string   `protobuf:"bytes,1,opt,name=lease,proto3" json:"lease,omitempty"`
+	Layers        []*Layer `protobuf:"bytes,2,rep,name=layers,proto3" json:"layers,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *RunRequest) Reset() {
-	*x = RunRequest{}
-	mi := &file_buildd_worker_v1_worker_proto_msgTypes[4]
+func (x *HoldLayersRequest) Reset() {
+	*x = HoldLayersRequest{}
+	mi := &file_buildd_worker_v1_worker_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *RunRequest) String() string {
+func (x *HoldLayersRequest) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*RunRequest) ProtoMessage() {}
+func (*HoldLayersRequest) ProtoMessage() {}
 
-func (x *RunRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_buildd_worker_v1_worker_proto_msgTypes[4]
+func (x *HoldLayersRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_buildd_worker_v1_worker_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -311,813 +492,50 @@ func (x *RunRequest) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use RunRequest.ProtoReflect.Descriptor instead.
-func (*RunRequest) Descriptor() ([]byte, []int) {
-	return file_buildd_worker_v1_worker_proto_rawDescGZIP(), []int{4}
+// Deprecated: Use HoldLayersRequest.ProtoReflect.Descriptor instead.
+func (*HoldLayersRequest) Descriptor() ([]byte, []int) {
+	return file_buildd_worker_v1_worker_proto_rawDescGZIP(), []int{7}
 }
 
-func (x *RunRequest) GetMessage() isRunRequest_Message {
-	if x != nil {
-		return x.Message
-	}
-	return nil
-}
-
-func (x *RunRequest) GetStart() *Start {
-	if x != nil {
-		if x, ok := x.Message.(*RunRequest_Start); ok {
-			return x.Start
-		}
-	}
-	return nil
-}
-
-func (x *RunRequest) GetSecret() *SecretAnswer {
-	if x != nil {
-		if x, ok := x.Message.(*RunRequest_Secret); ok {
-			return x.Secret
-		}
-	}
-	return nil
-}
-
-func (x *RunRequest) GetSsh() *Frame {
-	if x != nil {
-		if x, ok := x.Message.(*RunRequest_Ssh); ok {
-			return x.Ssh
-		}
-	}
-	return nil
-}
-
-type isRunRequest_Message interface {
-	isRunRequest_Message()
-}
-
-type RunRequest_Start struct {
-	Start *Start `protobuf:"bytes,1,opt,name=start,proto3,oneof"`
-}
-
-type RunRequest_Secret struct {
-	Secret *SecretAnswer `protobuf:"bytes,2,opt,name=secret,proto3,oneof"`
-}
-
-type RunRequest_Ssh struct {
-	Ssh *Frame `protobuf:"bytes,3,opt,name=ssh,proto3,oneof"`
-}
-
-func (*RunRequest_Start) isRunRequest_Message() {}
-
-func (*RunRequest_Secret) isRunRequest_Message() {}
-
-func (*RunRequest_Ssh) isRunRequest_Message() {}
-
-// Start says what to run.
-type Start struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// id names the step in logs and as a container.
-	Id   string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
-	// op is a pb.Op of BuildKit's LLB: exec, file, merge or diff.
-	Op []byte `protobuf:"bytes,3,opt,name=op,proto3" json:"op,omitempty"`
-	// resources is a pb.LinuxResources of BuildKit's LLB; empty for none.
-	Resources []byte `protobuf:"bytes,4,opt,name=resources,proto3" json:"resources,omitempty"`
-	// inputs are in the order of the op's inputs. The worker holds all their
-	// layers.
-	Inputs []*Tree `protobuf:"bytes,5,rep,name=inputs,proto3" json:"inputs,omitempty"`
-	// lease keeps the layers of inputs and outputs until it runs out.
-	Lease         string `protobuf:"bytes,6,opt,name=lease,proto3" json:"lease,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *Start) Reset() {
-	*x = Start{}
-	mi := &file_buildd_worker_v1_worker_proto_msgTypes[5]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *Start) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*Start) ProtoMessage() {}
-
-func (x *Start) ProtoReflect() protoreflect.Message {
-	mi := &file_buildd_worker_v1_worker_proto_msgTypes[5]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use Start.ProtoReflect.Descriptor instead.
-func (*Start) Descriptor() ([]byte, []int) {
-	return file_buildd_worker_v1_worker_proto_rawDescGZIP(), []int{5}
-}
-
-func (x *Start) GetId() string {
-	if x != nil {
-		return x.Id
-	}
-	return ""
-}
-
-func (x *Start) GetName() string {
-	if x != nil {
-		return x.Name
-	}
-	return ""
-}
-
-func (x *Start) GetOp() []byte {
-	if x != nil {
-		return x.Op
-	}
-	return nil
-}
-
-func (x *Start) GetResources() []byte {
-	if x != nil {
-		return x.Resources
-	}
-	return nil
-}
-
-func (x *Start) GetInputs() []*Tree {
-	if x != nil {
-		return x.Inputs
-	}
-	return nil
-}
-
-func (x *Start) GetLease() string {
+func (x *HoldLayersRequest) GetLease() string {
 	if x != nil {
 		return x.Lease
 	}
 	return ""
 }
 
-// SecretAnswer answers a SecretQuestion.
-type SecretAnswer struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	Value []byte                 `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
-	// missing says that the client has no such secret.
-	Missing bool `protobuf:"varint,3,opt,name=missing,proto3" json:"missing,omitempty"`
-	// error says why it could not be had; empty if it could.
-	Error         string `protobuf:"bytes,4,opt,name=error,proto3" json:"error,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *SecretAnswer) Reset() {
-	*x = SecretAnswer{}
-	mi := &file_buildd_worker_v1_worker_proto_msgTypes[6]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *SecretAnswer) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*SecretAnswer) ProtoMessage() {}
-
-func (x *SecretAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_buildd_worker_v1_worker_proto_msgTypes[6]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use SecretAnswer.ProtoReflect.Descriptor instead.
-func (*SecretAnswer) Descriptor() ([]byte, []int) {
-	return file_buildd_worker_v1_worker_proto_rawDescGZIP(), []int{6}
-}
-
-func (x *SecretAnswer) GetId() string {
-	if x != nil {
-		return x.Id
-	}
-	return ""
-}
-
-func (x *SecretAnswer) GetValue() []byte {
-	if x != nil {
-		return x.Value
-	}
-	return nil
-}
-
-func (x *SecretAnswer) GetMissing() bool {
-	if x != nil {
-		return x.Missing
-	}
-	return false
-}
-
-func (x *SecretAnswer) GetError() string {
-	if x != nil {
-		return x.Error
-	}
-	return ""
-}
-
-// Frame carries bytes of an SSH agent connection in either direction.
-type Frame struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// connection is chosen by the worker, from 1 on.
-	Connection uint32 `protobuf:"varint,1,opt,name=connection,proto3" json:"connection,omitempty"`
-	// agent is the id of the forwarded agent, in a connection's first frame.
-	Agent string `protobuf:"bytes,2,opt,name=agent,proto3" json:"agent,omitempty"`
-	Data  []byte `protobuf:"bytes,3,opt,name=data,proto3" json:"data,omitempty"`
-	// closed ends the connection; error says why if it failed.
-	Closed        bool   `protobuf:"varint,4,opt,name=closed,proto3" json:"closed,omitempty"`
-	Error         string `protobuf:"bytes,5,opt,name=error,proto3" json:"error,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *Frame) Reset() {
-	*x = Frame{}
-	mi := &file_buildd_worker_v1_worker_proto_msgTypes[7]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *Frame) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*Frame) ProtoMessage() {}
-
-func (x *Frame) ProtoReflect() protoreflect.Message {
-	mi := &file_buildd_worker_v1_worker_proto_msgTypes[7]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use Frame.ProtoReflect.Descriptor instead.
-func (*Frame) Descriptor() ([]byte, []int) {
-	return file_buildd_worker_v1_worker_proto_rawDescGZIP(), []int{7}
-}
-
-func (x *Frame) GetConnection() uint32 {
-	if x != nil {
-		return x.Connection
-	}
-	return 0
-}
-
-func (x *Frame) GetAgent() string {
-	if x != nil {
-		return x.Agent
-	}
-	return ""
-}
-
-func (x *Frame) GetData() []byte {
-	if x != nil {
-		return x.Data
-	}
-	return nil
-}
-
-func (x *Frame) GetClosed() bool {
-	if x != nil {
-		return x.Closed
-	}
-	return false
-}
-
-func (x *Frame) GetError() string {
-	if x != nil {
-		return x.Error
-	}
-	return ""
-}
-
-type RunEvent struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// Types that are valid to be assigned to Message:
-	//
-	//	*RunEvent_Log
-	//	*RunEvent_Status
-	//	*RunEvent_Secret
-	//	*RunEvent_Ssh
-	//	*RunEvent_Result
-	//	*RunEvent_Failure
-	Message       isRunEvent_Message `protobuf_oneof:"message"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *RunEvent) Reset() {
-	*x = RunEvent{}
-	mi := &file_buildd_worker_v1_worker_proto_msgTypes[8]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *RunEvent) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*RunEvent) ProtoMessage() {}
-
-func (x *RunEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_buildd_worker_v1_worker_proto_msgTypes[8]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use RunEvent.ProtoReflect.Descriptor instead.
-func (*RunEvent) Descriptor() ([]byte, []int) {
-	return file_buildd_worker_v1_worker_proto_rawDescGZIP(), []int{8}
-}
-
-func (x *RunEvent) GetMessage() isRunEvent_Message {
-	if x != nil {
-		return x.Message
-	}
-	return nil
-}
-
-func (x *RunEvent) GetLog() *Log {
-	if x != nil {
-		if x, ok := x.Message.(*RunEvent_Log); ok {
-			return x.Log
-		}
-	}
-	return nil
-}
-
-func (x *RunEvent) GetStatus() *Status {
-	if x != nil {
-		if x, ok := x.Message.(*RunEvent_Status); ok {
-			return x.Status
-		}
-	}
-	return nil
-}
-
-func (x *RunEvent) GetSecret() *SecretQuestion {
-	if x != nil {
-		if x, ok := x.Message.(*RunEvent_Secret); ok {
-			return x.Secret
-		}
-	}
-	return nil
-}
-
-func (x *RunEvent) GetSsh() *Frame {
-	if x != nil {
-		if x, ok := x.Message.(*RunEvent_Ssh); ok {
-			return x.Ssh
-		}
-	}
-	return nil
-}
-
-func (x *RunEvent) GetResult() *Result {
-	if x != nil {
-		if x, ok := x.Message.(*RunEvent_Result); ok {
-			return x.Result
-		}
-	}
-	return nil
-}
-
-func (x *RunEvent) GetFailure() *Failure {
-	if x != nil {
-		if x, ok := x.Message.(*RunEvent_Failure); ok {
-			return x.Failure
-		}
-	}
-	return nil
-}
-
-type isRunEvent_Message interface {
-	isRunEvent_Message()
-}
-
-type RunEvent_Log struct {
-	Log *Log `protobuf:"bytes,1,opt,name=log,proto3,oneof"`
-}
-
-type RunEvent_Status struct {
-	Status *Status `protobuf:"bytes,2,opt,name=status,proto3,oneof"`
-}
-
-type RunEvent_Secret struct {
-	Secret *SecretQuestion `protobuf:"bytes,3,opt,name=secret,proto3,oneof"`
-}
-
-type RunEvent_Ssh struct {
-	Ssh *Frame `protobuf:"bytes,4,opt,name=ssh,proto3,oneof"`
-}
-
-type RunEvent_Result struct {
-	Result *Result `protobuf:"bytes,5,opt,name=result,proto3,oneof"`
-}
-
-type RunEvent_Failure struct {
-	Failure *Failure `protobuf:"bytes,6,opt,name=failure,proto3,oneof"`
-}
-
-func (*RunEvent_Log) isRunEvent_Message() {}
-
-func (*RunEvent_Status) isRunEvent_Message() {}
-
-func (*RunEvent_Secret) isRunEvent_Message() {}
-
-func (*RunEvent_Ssh) isRunEvent_Message() {}
-
-func (*RunEvent_Result) isRunEvent_Message() {}
-
-func (*RunEvent_Failure) isRunEvent_Message() {}
-
-type Log struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// stream is 1 for standard output, 2 for standard error.
-	Stream        uint32 `protobuf:"varint,1,opt,name=stream,proto3" json:"stream,omitempty"`
-	Data          []byte `protobuf:"bytes,2,opt,name=data,proto3" json:"data,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *Log) Reset() {
-	*x = Log{}
-	mi := &file_buildd_worker_v1_worker_proto_msgTypes[9]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *Log) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*Log) ProtoMessage() {}
-
-func (x *Log) ProtoReflect() protoreflect.Message {
-	mi := &file_buildd_worker_v1_worker_proto_msgTypes[9]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use Log.ProtoReflect.Descriptor instead.
-func (*Log) Descriptor() ([]byte, []int) {
-	return file_buildd_worker_v1_worker_proto_rawDescGZIP(), []int{9}
-}
-
-func (x *Log) GetStream() uint32 {
-	if x != nil {
-		return x.Stream
-	}
-	return 0
-}
-
-func (x *Log) GetData() []byte {
-	if x != nil {
-		return x.Data
-	}
-	return nil
-}
-
-// Status is the progress of a part of the step. Times are nanoseconds since
-// 1970; completed is 0 until the part is done.
-type Status struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	Current       int64                  `protobuf:"varint,2,opt,name=current,proto3" json:"current,omitempty"`
-	Total         int64                  `protobuf:"varint,3,opt,name=total,proto3" json:"total,omitempty"`
-	Started       int64                  `protobuf:"varint,4,opt,name=started,proto3" json:"started,omitempty"`
-	Completed     int64                  `protobuf:"varint,5,opt,name=completed,proto3" json:"completed,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *Status) Reset() {
-	*x = Status{}
-	mi := &file_buildd_worker_v1_worker_proto_msgTypes[10]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *Status) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*Status) ProtoMessage() {}
-
-func (x *Status) ProtoReflect() protoreflect.Message {
-	mi := &file_buildd_worker_v1_worker_proto_msgTypes[10]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use Status.ProtoReflect.Descriptor instead.
-func (*Status) Descriptor() ([]byte, []int) {
-	return file_buildd_worker_v1_worker_proto_rawDescGZIP(), []int{10}
-}
-
-func (x *Status) GetId() string {
-	if x != nil {
-		return x.Id
-	}
-	return ""
-}
-
-func (x *Status) GetCurrent() int64 {
-	if x != nil {
-		return x.Current
-	}
-	return 0
-}
-
-func (x *Status) GetTotal() int64 {
-	if x != nil {
-		return x.Total
-	}
-	return 0
-}
-
-func (x *Status) GetStarted() int64 {
-	if x != nil {
-		return x.Started
-	}
-	return 0
-}
-
-func (x *Status) GetCompleted() int64 {
-	if x != nil {
-		return x.Completed
-	}
-	return 0
-}
-
-// SecretQuestion asks for a secret that the op names.
-type SecretQuestion struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *SecretQuestion) Reset() {
-	*x = SecretQuestion{}
-	mi := &file_buildd_worker_v1_worker_proto_msgTypes[11]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *SecretQuestion) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*SecretQuestion) ProtoMessage() {}
-
-func (x *SecretQuestion) ProtoReflect() protoreflect.Message {
-	mi := &file_buildd_worker_v1_worker_proto_msgTypes[11]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use SecretQuestion.ProtoReflect.Descriptor instead.
-func (*SecretQuestion) Descriptor() ([]byte, []int) {
-	return file_buildd_worker_v1_worker_proto_rawDescGZIP(), []int{11}
-}
-
-func (x *SecretQuestion) GetId() string {
-	if x != nil {
-		return x.Id
-	}
-	return ""
-}
-
-// Result ends a step that succeeded.
-type Result struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// outputs are in the order of the op's outputs.
-	Outputs       []*Tree `protobuf:"bytes,1,rep,name=outputs,proto3" json:"outputs,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *Result) Reset() {
-	*x = Result{}
-	mi := &file_buildd_worker_v1_worker_proto_msgTypes[12]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *Result) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*Result) ProtoMessage() {}
-
-func (x *Result) ProtoReflect() protoreflect.Message {
-	mi := &file_buildd_worker_v1_worker_proto_msgTypes[12]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use Result.ProtoReflect.Descriptor instead.
-func (*Result) Descriptor() ([]byte, []int) {
-	return file_buildd_worker_v1_worker_proto_rawDescGZIP(), []int{12}
-}
-
-func (x *Result) GetOutputs() []*Tree {
-	if x != nil {
-		return x.Outputs
-	}
-	return nil
-}
-
-// Failure ends a step that failed.
-type Failure struct {
-	state   protoimpl.MessageState `protogen:"open.v1"`
-	Message string                 `protobuf:"bytes,1,opt,name=message,proto3" json:"message,omitempty"`
-	// exited says that the command itself ended with exit_code.
-	Exited        bool   `protobuf:"varint,2,opt,name=exited,proto3" json:"exited,omitempty"`
-	ExitCode      uint32 `protobuf:"varint,3,opt,name=exit_code,json=exitCode,proto3" json:"exit_code,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *Failure) Reset() {
-	*x = Failure{}
-	mi := &file_buildd_worker_v1_worker_proto_msgTypes[13]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *Failure) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*Failure) ProtoMessage() {}
-
-func (x *Failure) ProtoReflect() protoreflect.Message {
-	mi := &file_buildd_worker_v1_worker_proto_msgTypes[13]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use Failure.ProtoReflect.Descriptor instead.
-func (*Failure) Descriptor() ([]byte, []int) {
-	return file_buildd_worker_v1_worker_proto_rawDescGZIP(), []int{13}
-}
-
-func (x *Failure) GetMessage() string {
-	if x != nil {
-		return x.Message
-	}
-	return ""
-}
-
-func (x *Failure) GetExited() bool {
-	if x != nil {
-		return x.Exited
-	}
-	return false
-}
-
-func (x *Failure) GetExitCode() uint32 {
-	if x != nil {
-		return x.ExitCode
-	}
-	return 0
-}
-
-type MissingLayersRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Layers        []*Layer               `protobuf:"bytes,1,rep,name=layers,proto3" json:"layers,omitempty"`
-	Lease         string                 `protobuf:"bytes,2,opt,name=lease,proto3" json:"lease,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *MissingLayersRequest) Reset() {
-	*x = MissingLayersRequest{}
-	mi := &file_buildd_worker_v1_worker_proto_msgTypes[14]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *MissingLayersRequest) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*MissingLayersRequest) ProtoMessage() {}
-
-func (x *MissingLayersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_buildd_worker_v1_worker_proto_msgTypes[14]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use MissingLayersRequest.ProtoReflect.Descriptor instead.
-func (*MissingLayersRequest) Descriptor() ([]byte, []int) {
-	return file_buildd_worker_v1_worker_proto_rawDescGZIP(), []int{14}
-}
-
-func (x *MissingLayersRequest) GetLayers() []*Layer {
+func (x *HoldLayersRequest) GetLayers() []*Layer {
 	if x != nil {
 		return x.Layers
 	}
 	return nil
 }
 
-func (x *MissingLayersRequest) GetLease() string {
-	if x != nil {
-		return x.Lease
-	}
-	return ""
-}
-
-type MissingLayersResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Ids           []string               `protobuf:"bytes,1,rep,name=ids,proto3" json:"ids,omitempty"`
+type HoldLayersResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// layers are ids for PutLayer, blobs digests for PutBlob.
+	Layers        []string `protobuf:"bytes,1,rep,name=layers,proto3" json:"layers,omitempty"`
+	Blobs         []string `protobuf:"bytes,2,rep,name=blobs,proto3" json:"blobs,omitempty"`
+	Load          *Load    `protobuf:"bytes,3,opt,name=load,proto3" json:"load,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *MissingLayersResponse) Reset() {
-	*x = MissingLayersResponse{}
-	mi := &file_buildd_worker_v1_worker_proto_msgTypes[15]
+func (x *HoldLayersResponse) Reset() {
+	*x = HoldLayersResponse{}
+	mi := &file_buildd_worker_v1_worker_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *MissingLayersResponse) String() string {
+func (x *HoldLayersResponse) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*MissingLayersResponse) ProtoMessage() {}
+func (*HoldLayersResponse) ProtoMessage() {}
 
-func (x *MissingLayersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_buildd_worker_v1_worker_proto_msgTypes[15]
+func (x *HoldLayersResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_buildd_worker_v1_worker_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1128,14 +546,28 @@ func (x *MissingLayersResponse) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use MissingLayersResponse.ProtoReflect.Descriptor instead.
-func (*MissingLayersResponse) Descriptor() ([]byte, []int) {
-	return file_buildd_worker_v1_worker_proto_rawDescGZIP(), []int{15}
+// Deprecated: Use HoldLayersResponse.ProtoReflect.Descriptor instead.
+func (*HoldLayersResponse) Descriptor() ([]byte, []int) {
+	return file_buildd_worker_v1_worker_proto_rawDescGZIP(), []int{8}
 }
 
-func (x *MissingLayersResponse) GetIds() []string {
+func (x *HoldLayersResponse) GetLayers() []string {
 	if x != nil {
-		return x.Ids
+		return x.Layers
+	}
+	return nil
+}
+
+func (x *HoldLayersResponse) GetBlobs() []string {
+	if x != nil {
+		return x.Blobs
+	}
+	return nil
+}
+
+func (x *HoldLayersResponse) GetLoad() *Load {
+	if x != nil {
+		return x.Load
 	}
 	return nil
 }
@@ -1153,7 +585,7 @@ type PutLayerRequest struct {
 
 func (x *PutLayerRequest) Reset() {
 	*x = PutLayerRequest{}
-	mi := &file_buildd_worker_v1_worker_proto_msgTypes[16]
+	mi := &file_buildd_worker_v1_worker_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1165,7 +597,7 @@ func (x *PutLayerRequest) String() string {
 func (*PutLayerRequest) ProtoMessage() {}
 
 func (x *PutLayerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_buildd_worker_v1_worker_proto_msgTypes[16]
+	mi := &file_buildd_worker_v1_worker_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1178,7 +610,7 @@ func (x *PutLayerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutLayerRequest.ProtoReflect.Descriptor instead.
 func (*PutLayerRequest) Descriptor() ([]byte, []int) {
-	return file_buildd_worker_v1_worker_proto_rawDescGZIP(), []int{16}
+	return file_buildd_worker_v1_worker_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *PutLayerRequest) GetMessage() isPutLayerRequest_Message {
@@ -1232,7 +664,7 @@ type LayerHeader struct {
 
 func (x *LayerHeader) Reset() {
 	*x = LayerHeader{}
-	mi := &file_buildd_worker_v1_worker_proto_msgTypes[17]
+	mi := &file_buildd_worker_v1_worker_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1244,7 +676,7 @@ func (x *LayerHeader) String() string {
 func (*LayerHeader) ProtoMessage() {}
 
 func (x *LayerHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_buildd_worker_v1_worker_proto_msgTypes[17]
+	mi := &file_buildd_worker_v1_worker_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1257,7 +689,7 @@ func (x *LayerHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LayerHeader.ProtoReflect.Descriptor instead.
 func (*LayerHeader) Descriptor() ([]byte, []int) {
-	return file_buildd_worker_v1_worker_proto_rawDescGZIP(), []int{17}
+	return file_buildd_worker_v1_worker_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *LayerHeader) GetLayer() *Layer {
@@ -1282,7 +714,7 @@ type PutLayerResponse struct {
 
 func (x *PutLayerResponse) Reset() {
 	*x = PutLayerResponse{}
-	mi := &file_buildd_worker_v1_worker_proto_msgTypes[18]
+	mi := &file_buildd_worker_v1_worker_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1294,7 +726,7 @@ func (x *PutLayerResponse) String() string {
 func (*PutLayerResponse) ProtoMessage() {}
 
 func (x *PutLayerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_buildd_worker_v1_worker_proto_msgTypes[18]
+	mi := &file_buildd_worker_v1_worker_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1307,7 +739,7 @@ func (x *PutLayerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutLayerResponse.ProtoReflect.Descriptor instead.
 func (*PutLayerResponse) Descriptor() ([]byte, []int) {
-	return file_buildd_worker_v1_worker_proto_rawDescGZIP(), []int{18}
+	return file_buildd_worker_v1_worker_proto_rawDescGZIP(), []int{11}
 }
 
 type GetLayerRequest struct {
@@ -1319,7 +751,7 @@ type GetLayerRequest struct {
 
 func (x *GetLayerRequest) Reset() {
 	*x = GetLayerRequest{}
-	mi := &file_buildd_worker_v1_worker_proto_msgTypes[19]
+	mi := &file_buildd_worker_v1_worker_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1331,7 +763,7 @@ func (x *GetLayerRequest) String() string {
 func (*GetLayerRequest) ProtoMessage() {}
 
 func (x *GetLayerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_buildd_worker_v1_worker_proto_msgTypes[19]
+	mi := &file_buildd_worker_v1_worker_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1344,7 +776,7 @@ func (x *GetLayerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetLayerRequest.ProtoReflect.Descriptor instead.
 func (*GetLayerRequest) Descriptor() ([]byte, []int) {
-	return file_buildd_worker_v1_worker_proto_rawDescGZIP(), []int{19}
+	return file_buildd_worker_v1_worker_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *GetLayerRequest) GetId() string {
@@ -1354,32 +786,28 @@ func (x *GetLayerRequest) GetId() string {
 	return ""
 }
 
-type LayerChunk struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// Types that are valid to be assigned to Message:
-	//
-	//	*LayerChunk_Layer
-	//	*LayerChunk_Data
-	Message       isLayerChunk_Message `protobuf_oneof:"message"`
+type GetLayerResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Data          []byte                 `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *LayerChunk) Reset() {
-	*x = LayerChunk{}
-	mi := &file_buildd_worker_v1_worker_proto_msgTypes[20]
+func (x *GetLayerResponse) Reset() {
+	*x = GetLayerResponse{}
+	mi := &file_buildd_worker_v1_worker_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *LayerChunk) String() string {
+func (x *GetLayerResponse) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*LayerChunk) ProtoMessage() {}
+func (*GetLayerResponse) ProtoMessage() {}
 
-func (x *LayerChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_buildd_worker_v1_worker_proto_msgTypes[20]
+func (x *GetLayerResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_buildd_worker_v1_worker_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1390,51 +818,17 @@ func (x *LayerChunk) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use LayerChunk.ProtoReflect.Descriptor instead.
-func (*LayerChunk) Descriptor() ([]byte, []int) {
-	return file_buildd_worker_v1_worker_proto_rawDescGZIP(), []int{20}
+// Deprecated: Use GetLayerResponse.ProtoReflect.Descriptor instead.
+func (*GetLayerResponse) Descriptor() ([]byte, []int) {
+	return file_buildd_worker_v1_worker_proto_rawDescGZIP(), []int{13}
 }
 
-func (x *LayerChunk) GetMessage() isLayerChunk_Message {
+func (x *GetLayerResponse) GetData() []byte {
 	if x != nil {
-		return x.Message
+		return x.Data
 	}
 	return nil
 }
-
-func (x *LayerChunk) GetLayer() *Layer {
-	if x != nil {
-		if x, ok := x.Message.(*LayerChunk_Layer); ok {
-			return x.Layer
-		}
-	}
-	return nil
-}
-
-func (x *LayerChunk) GetData() []byte {
-	if x != nil {
-		if x, ok := x.Message.(*LayerChunk_Data); ok {
-			return x.Data
-		}
-	}
-	return nil
-}
-
-type isLayerChunk_Message interface {
-	isLayerChunk_Message()
-}
-
-type LayerChunk_Layer struct {
-	Layer *Layer `protobuf:"bytes,1,opt,name=layer,proto3,oneof"`
-}
-
-type LayerChunk_Data struct {
-	Data []byte `protobuf:"bytes,2,opt,name=data,proto3,oneof"`
-}
-
-func (*LayerChunk_Layer) isLayerChunk_Message() {}
-
-func (*LayerChunk_Data) isLayerChunk_Message() {}
 
 type PutBlobRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1449,7 +843,7 @@ type PutBlobRequest struct {
 
 func (x *PutBlobRequest) Reset() {
 	*x = PutBlobRequest{}
-	mi := &file_buildd_worker_v1_worker_proto_msgTypes[21]
+	mi := &file_buildd_worker_v1_worker_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1461,7 +855,7 @@ func (x *PutBlobRequest) String() string {
 func (*PutBlobRequest) ProtoMessage() {}
 
 func (x *PutBlobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_buildd_worker_v1_worker_proto_msgTypes[21]
+	mi := &file_buildd_worker_v1_worker_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1474,7 +868,7 @@ func (x *PutBlobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutBlobRequest.ProtoReflect.Descriptor instead.
 func (*PutBlobRequest) Descriptor() ([]byte, []int) {
-	return file_buildd_worker_v1_worker_proto_rawDescGZIP(), []int{21}
+	return file_buildd_worker_v1_worker_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *PutBlobRequest) GetMessage() isPutBlobRequest_Message {
@@ -1484,7 +878,7 @@ func (x *PutBlobRequest) GetMessage() isPutBlobRequest_Message {
 	return nil
 }
 
-func (x *PutBlobRequest) GetHeader() *BlobHeader {
+func (x *PutBlobRequest) GetHeader() *Blob {
 	if x != nil {
 		if x, ok := x.Message.(*PutBlobRequest_Header); ok {
 			return x.Header
@@ -1507,7 +901,7 @@ type isPutBlobRequest_Message interface {
 }
 
 type PutBlobRequest_Header struct {
-	Header *BlobHeader `protobuf:"bytes,1,opt,name=header,proto3,oneof"`
+	Header *Blob `protobuf:"bytes,1,opt,name=header,proto3,oneof"`
 }
 
 type PutBlobRequest_Data struct {
@@ -1518,58 +912,6 @@ func (*PutBlobRequest_Header) isPutBlobRequest_Message() {}
 
 func (*PutBlobRequest_Data) isPutBlobRequest_Message() {}
 
-type BlobHeader struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Digest        string                 `protobuf:"bytes,1,opt,name=digest,proto3" json:"digest,omitempty"`
-	Size          int64                  `protobuf:"varint,2,opt,name=size,proto3" json:"size,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *BlobHeader) Reset() {
-	*x = BlobHeader{}
-	mi := &file_buildd_worker_v1_worker_proto_msgTypes[22]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *BlobHeader) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*BlobHeader) ProtoMessage() {}
-
-func (x *BlobHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_buildd_worker_v1_worker_proto_msgTypes[22]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use BlobHeader.ProtoReflect.Descriptor instead.
-func (*BlobHeader) Descriptor() ([]byte, []int) {
-	return file_buildd_worker_v1_worker_proto_rawDescGZIP(), []int{22}
-}
-
-func (x *BlobHeader) GetDigest() string {
-	if x != nil {
-		return x.Digest
-	}
-	return ""
-}
-
-func (x *BlobHeader) GetSize() int64 {
-	if x != nil {
-		return x.Size
-	}
-	return 0
-}
-
 type PutBlobResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1578,7 +920,7 @@ type PutBlobResponse struct {
 
 func (x *PutBlobResponse) Reset() {
 	*x = PutBlobResponse{}
-	mi := &file_buildd_worker_v1_worker_proto_msgTypes[23]
+	mi := &file_buildd_worker_v1_worker_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1590,7 +932,7 @@ func (x *PutBlobResponse) String() string {
 func (*PutBlobResponse) ProtoMessage() {}
 
 func (x *PutBlobResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_buildd_worker_v1_worker_proto_msgTypes[23]
+	mi := &file_buildd_worker_v1_worker_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1603,7 +945,7 @@ func (x *PutBlobResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutBlobResponse.ProtoReflect.Descriptor instead.
 func (*PutBlobResponse) Descriptor() ([]byte, []int) {
-	return file_buildd_worker_v1_worker_proto_rawDescGZIP(), []int{23}
+	return file_buildd_worker_v1_worker_proto_rawDescGZIP(), []int{15}
 }
 
 type GetBlobRequest struct {
@@ -1615,7 +957,7 @@ type GetBlobRequest struct {
 
 func (x *GetBlobRequest) Reset() {
 	*x = GetBlobRequest{}
-	mi := &file_buildd_worker_v1_worker_proto_msgTypes[24]
+	mi := &file_buildd_worker_v1_worker_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1627,7 +969,7 @@ func (x *GetBlobRequest) String() string {
 func (*GetBlobRequest) ProtoMessage() {}
 
 func (x *GetBlobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_buildd_worker_v1_worker_proto_msgTypes[24]
+	mi := &file_buildd_worker_v1_worker_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1640,7 +982,7 @@ func (x *GetBlobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetBlobRequest.ProtoReflect.Descriptor instead.
 func (*GetBlobRequest) Descriptor() ([]byte, []int) {
-	return file_buildd_worker_v1_worker_proto_rawDescGZIP(), []int{24}
+	return file_buildd_worker_v1_worker_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *GetBlobRequest) GetDigest() string {
@@ -1650,27 +992,714 @@ func (x *GetBlobRequest) GetDigest() string {
 	return ""
 }
 
-type BlobChunk struct {
+type GetBlobResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Data          []byte                 `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *BlobChunk) Reset() {
-	*x = BlobChunk{}
+func (x *GetBlobResponse) Reset() {
+	*x = GetBlobResponse{}
+	mi := &file_buildd_worker_v1_worker_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetBlobResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetBlobResponse) ProtoMessage() {}
+
+func (x *GetBlobResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_buildd_worker_v1_worker_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetBlobResponse.ProtoReflect.Descriptor instead.
+func (*GetBlobResponse) Descriptor() ([]byte, []int) {
+	return file_buildd_worker_v1_worker_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *GetBlobResponse) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+type RunRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Message:
+	//
+	//	*RunRequest_Start
+	//	*RunRequest_Answer
+	//	*RunRequest_Frame
+	Message       isRunRequest_Message `protobuf_oneof:"message"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RunRequest) Reset() {
+	*x = RunRequest{}
+	mi := &file_buildd_worker_v1_worker_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RunRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RunRequest) ProtoMessage() {}
+
+func (x *RunRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_buildd_worker_v1_worker_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RunRequest.ProtoReflect.Descriptor instead.
+func (*RunRequest) Descriptor() ([]byte, []int) {
+	return file_buildd_worker_v1_worker_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *RunRequest) GetMessage() isRunRequest_Message {
+	if x != nil {
+		return x.Message
+	}
+	return nil
+}
+
+func (x *RunRequest) GetStart() *Start {
+	if x != nil {
+		if x, ok := x.Message.(*RunRequest_Start); ok {
+			return x.Start
+		}
+	}
+	return nil
+}
+
+func (x *RunRequest) GetAnswer() *Answer {
+	if x != nil {
+		if x, ok := x.Message.(*RunRequest_Answer); ok {
+			return x.Answer
+		}
+	}
+	return nil
+}
+
+func (x *RunRequest) GetFrame() *Frame {
+	if x != nil {
+		if x, ok := x.Message.(*RunRequest_Frame); ok {
+			return x.Frame
+		}
+	}
+	return nil
+}
+
+type isRunRequest_Message interface {
+	isRunRequest_Message()
+}
+
+type RunRequest_Start struct {
+	Start *Start `protobuf:"bytes,1,opt,name=start,proto3,oneof"`
+}
+
+type RunRequest_Answer struct {
+	Answer *Answer `protobuf:"bytes,2,opt,name=answer,proto3,oneof"`
+}
+
+type RunRequest_Frame struct {
+	Frame *Frame `protobuf:"bytes,3,opt,name=frame,proto3,oneof"`
+}
+
+func (*RunRequest_Start) isRunRequest_Message() {}
+
+func (*RunRequest_Answer) isRunRequest_Message() {}
+
+func (*RunRequest_Frame) isRunRequest_Message() {}
+
+// Start says what to run.
+type Start struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// name is what progress calls the step.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// op is a pb.Op of BuildKit's LLB: exec, file, merge, diff or passthrough.
+	Op []byte `protobuf:"bytes,2,opt,name=op,proto3" json:"op,omitempty"`
+	// platform is a pb.Platform of BuildKit's LLB; empty for the op's.
+	Platform []byte `protobuf:"bytes,3,opt,name=platform,proto3" json:"platform,omitempty"`
+	// resources is a pb.LinuxResources of BuildKit's LLB; empty for none.
+	Resources []byte `protobuf:"bytes,4,opt,name=resources,proto3" json:"resources,omitempty"`
+	// inputs are in the order of the op's inputs. The worker has all their layers
+	// and blobs.
+	Inputs []*Tree `protobuf:"bytes,5,rep,name=inputs,proto3" json:"inputs,omitempty"`
+	// lease keeps the layers of inputs and outputs while the step runs, and then
+	// until it runs out.
+	Lease         string `protobuf:"bytes,6,opt,name=lease,proto3" json:"lease,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Start) Reset() {
+	*x = Start{}
+	mi := &file_buildd_worker_v1_worker_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Start) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Start) ProtoMessage() {}
+
+func (x *Start) ProtoReflect() protoreflect.Message {
+	mi := &file_buildd_worker_v1_worker_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Start.ProtoReflect.Descriptor instead.
+func (*Start) Descriptor() ([]byte, []int) {
+	return file_buildd_worker_v1_worker_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *Start) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Start) GetOp() []byte {
+	if x != nil {
+		return x.Op
+	}
+	return nil
+}
+
+func (x *Start) GetPlatform() []byte {
+	if x != nil {
+		return x.Platform
+	}
+	return nil
+}
+
+func (x *Start) GetResources() []byte {
+	if x != nil {
+		return x.Resources
+	}
+	return nil
+}
+
+func (x *Start) GetInputs() []*Tree {
+	if x != nil {
+		return x.Inputs
+	}
+	return nil
+}
+
+func (x *Start) GetLease() string {
+	if x != nil {
+		return x.Lease
+	}
+	return ""
+}
+
+// RunEvent is what happens to a step. Other events may come at any time before
+// result or failure.
+type RunEvent struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Message:
+	//
+	//	*RunEvent_Log
+	//	*RunEvent_Status
+	//	*RunEvent_Question
+	//	*RunEvent_Frame
+	//	*RunEvent_Result
+	//	*RunEvent_Failure
+	Message       isRunEvent_Message `protobuf_oneof:"message"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RunEvent) Reset() {
+	*x = RunEvent{}
+	mi := &file_buildd_worker_v1_worker_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RunEvent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RunEvent) ProtoMessage() {}
+
+func (x *RunEvent) ProtoReflect() protoreflect.Message {
+	mi := &file_buildd_worker_v1_worker_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RunEvent.ProtoReflect.Descriptor instead.
+func (*RunEvent) Descriptor() ([]byte, []int) {
+	return file_buildd_worker_v1_worker_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *RunEvent) GetMessage() isRunEvent_Message {
+	if x != nil {
+		return x.Message
+	}
+	return nil
+}
+
+func (x *RunEvent) GetLog() *Log {
+	if x != nil {
+		if x, ok := x.Message.(*RunEvent_Log); ok {
+			return x.Log
+		}
+	}
+	return nil
+}
+
+func (x *RunEvent) GetStatus() *Status {
+	if x != nil {
+		if x, ok := x.Message.(*RunEvent_Status); ok {
+			return x.Status
+		}
+	}
+	return nil
+}
+
+func (x *RunEvent) GetQuestion() *Question {
+	if x != nil {
+		if x, ok := x.Message.(*RunEvent_Question); ok {
+			return x.Question
+		}
+	}
+	return nil
+}
+
+func (x *RunEvent) GetFrame() *Frame {
+	if x != nil {
+		if x, ok := x.Message.(*RunEvent_Frame); ok {
+			return x.Frame
+		}
+	}
+	return nil
+}
+
+func (x *RunEvent) GetResult() *Result {
+	if x != nil {
+		if x, ok := x.Message.(*RunEvent_Result); ok {
+			return x.Result
+		}
+	}
+	return nil
+}
+
+func (x *RunEvent) GetFailure() *Failure {
+	if x != nil {
+		if x, ok := x.Message.(*RunEvent_Failure); ok {
+			return x.Failure
+		}
+	}
+	return nil
+}
+
+type isRunEvent_Message interface {
+	isRunEvent_Message()
+}
+
+type RunEvent_Log struct {
+	Log *Log `protobuf:"bytes,1,opt,name=log,proto3,oneof"`
+}
+
+type RunEvent_Status struct {
+	Status *Status `protobuf:"bytes,2,opt,name=status,proto3,oneof"`
+}
+
+type RunEvent_Question struct {
+	Question *Question `protobuf:"bytes,3,opt,name=question,proto3,oneof"`
+}
+
+type RunEvent_Frame struct {
+	Frame *Frame `protobuf:"bytes,4,opt,name=frame,proto3,oneof"`
+}
+
+type RunEvent_Result struct {
+	Result *Result `protobuf:"bytes,5,opt,name=result,proto3,oneof"`
+}
+
+type RunEvent_Failure struct {
+	Failure *Failure `protobuf:"bytes,6,opt,name=failure,proto3,oneof"`
+}
+
+func (*RunEvent_Log) isRunEvent_Message() {}
+
+func (*RunEvent_Status) isRunEvent_Message() {}
+
+func (*RunEvent_Question) isRunEvent_Message() {}
+
+func (*RunEvent_Frame) isRunEvent_Message() {}
+
+func (*RunEvent_Result) isRunEvent_Message() {}
+
+func (*RunEvent_Failure) isRunEvent_Message() {}
+
+type Log struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// stream is 1 for standard output, 2 for standard error.
+	Stream        uint32 `protobuf:"varint,1,opt,name=stream,proto3" json:"stream,omitempty"`
+	Data          []byte `protobuf:"bytes,2,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Log) Reset() {
+	*x = Log{}
+	mi := &file_buildd_worker_v1_worker_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Log) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Log) ProtoMessage() {}
+
+func (x *Log) ProtoReflect() protoreflect.Message {
+	mi := &file_buildd_worker_v1_worker_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Log.ProtoReflect.Descriptor instead.
+func (*Log) Descriptor() ([]byte, []int) {
+	return file_buildd_worker_v1_worker_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *Log) GetStream() uint32 {
+	if x != nil {
+		return x.Stream
+	}
+	return 0
+}
+
+func (x *Log) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+// Status is the progress of a part of the step. Times are nanoseconds since
+// 1970; completed is 0 until the part is done.
+type Status struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Current       int64                  `protobuf:"varint,2,opt,name=current,proto3" json:"current,omitempty"`
+	Total         int64                  `protobuf:"varint,3,opt,name=total,proto3" json:"total,omitempty"`
+	Started       int64                  `protobuf:"varint,4,opt,name=started,proto3" json:"started,omitempty"`
+	Completed     int64                  `protobuf:"varint,5,opt,name=completed,proto3" json:"completed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Status) Reset() {
+	*x = Status{}
+	mi := &file_buildd_worker_v1_worker_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Status) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Status) ProtoMessage() {}
+
+func (x *Status) ProtoReflect() protoreflect.Message {
+	mi := &file_buildd_worker_v1_worker_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Status.ProtoReflect.Descriptor instead.
+func (*Status) Descriptor() ([]byte, []int) {
+	return file_buildd_worker_v1_worker_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *Status) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Status) GetCurrent() int64 {
+	if x != nil {
+		return x.Current
+	}
+	return 0
+}
+
+func (x *Status) GetTotal() int64 {
+	if x != nil {
+		return x.Total
+	}
+	return 0
+}
+
+func (x *Status) GetStarted() int64 {
+	if x != nil {
+		return x.Started
+	}
+	return 0
+}
+
+func (x *Status) GetCompleted() int64 {
+	if x != nil {
+		return x.Completed
+	}
+	return 0
+}
+
+// Question asks for something that the op names. The daemon does not answer for
+// what it does not name.
+type Question struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// number is the worker's, for the Answer.
+	Number uint32 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	// Types that are valid to be assigned to About:
+	//
+	//	*Question_Secret
+	//	*Question_Agent
+	About         isQuestion_About `protobuf_oneof:"about"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Question) Reset() {
+	*x = Question{}
+	mi := &file_buildd_worker_v1_worker_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Question) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Question) ProtoMessage() {}
+
+func (x *Question) ProtoReflect() protoreflect.Message {
+	mi := &file_buildd_worker_v1_worker_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Question.ProtoReflect.Descriptor instead.
+func (*Question) Descriptor() ([]byte, []int) {
+	return file_buildd_worker_v1_worker_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *Question) GetNumber() uint32 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *Question) GetAbout() isQuestion_About {
+	if x != nil {
+		return x.About
+	}
+	return nil
+}
+
+func (x *Question) GetSecret() string {
+	if x != nil {
+		if x, ok := x.About.(*Question_Secret); ok {
+			return x.Secret
+		}
+	}
+	return ""
+}
+
+func (x *Question) GetAgent() string {
+	if x != nil {
+		if x, ok := x.About.(*Question_Agent); ok {
+			return x.Agent
+		}
+	}
+	return ""
+}
+
+type isQuestion_About interface {
+	isQuestion_About()
+}
+
+type Question_Secret struct {
+	// secret asks for the value of a secret.
+	Secret string `protobuf:"bytes,2,opt,name=secret,proto3,oneof"`
+}
+
+type Question_Agent struct {
+	// agent asks whether a client forwards this SSH agent.
+	Agent string `protobuf:"bytes,3,opt,name=agent,proto3,oneof"`
+}
+
+func (*Question_Secret) isQuestion_About() {}
+
+func (*Question_Agent) isQuestion_About() {}
+
+type Answer struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Number uint32                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	Value  []byte                 `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	// missing says that no client has it.
+	Missing bool `protobuf:"varint,3,opt,name=missing,proto3" json:"missing,omitempty"`
+	// error says why it could not be had; empty if it could.
+	Error         string `protobuf:"bytes,4,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Answer) Reset() {
+	*x = Answer{}
+	mi := &file_buildd_worker_v1_worker_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Answer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Answer) ProtoMessage() {}
+
+func (x *Answer) ProtoReflect() protoreflect.Message {
+	mi := &file_buildd_worker_v1_worker_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Answer.ProtoReflect.Descriptor instead.
+func (*Answer) Descriptor() ([]byte, []int) {
+	return file_buildd_worker_v1_worker_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *Answer) GetNumber() uint32 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *Answer) GetValue() []byte {
+	if x != nil {
+		return x.Value
+	}
+	return nil
+}
+
+func (x *Answer) GetMissing() bool {
+	if x != nil {
+		return x.Missing
+	}
+	return false
+}
+
+func (x *Answer) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+// Frame carries bytes of a connection to an SSH agent in either direction.
+type Frame struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// connection is chosen by the worker, anew for each.
+	Connection uint32 `protobuf:"varint,1,opt,name=connection,proto3" json:"connection,omitempty"`
+	// agent is the id of the agent, in the frame that opens a connection.
+	Agent string `protobuf:"bytes,2,opt,name=agent,proto3" json:"agent,omitempty"`
+	Data  []byte `protobuf:"bytes,3,opt,name=data,proto3" json:"data,omitempty"`
+	// closed ends this direction; error says why if it failed.
+	Closed        bool   `protobuf:"varint,4,opt,name=closed,proto3" json:"closed,omitempty"`
+	Error         string `protobuf:"bytes,5,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Frame) Reset() {
+	*x = Frame{}
 	mi := &file_buildd_worker_v1_worker_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *BlobChunk) String() string {
+func (x *Frame) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*BlobChunk) ProtoMessage() {}
+func (*Frame) ProtoMessage() {}
 
-func (x *BlobChunk) ProtoReflect() protoreflect.Message {
+func (x *Frame) ProtoReflect() protoreflect.Message {
 	mi := &file_buildd_worker_v1_worker_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -1682,16 +1711,198 @@ func (x *BlobChunk) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use BlobChunk.ProtoReflect.Descriptor instead.
-func (*BlobChunk) Descriptor() ([]byte, []int) {
+// Deprecated: Use Frame.ProtoReflect.Descriptor instead.
+func (*Frame) Descriptor() ([]byte, []int) {
 	return file_buildd_worker_v1_worker_proto_rawDescGZIP(), []int{25}
 }
 
-func (x *BlobChunk) GetData() []byte {
+func (x *Frame) GetConnection() uint32 {
+	if x != nil {
+		return x.Connection
+	}
+	return 0
+}
+
+func (x *Frame) GetAgent() string {
+	if x != nil {
+		return x.Agent
+	}
+	return ""
+}
+
+func (x *Frame) GetData() []byte {
 	if x != nil {
 		return x.Data
 	}
 	return nil
+}
+
+func (x *Frame) GetClosed() bool {
+	if x != nil {
+		return x.Closed
+	}
+	return false
+}
+
+func (x *Frame) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+// Result ends a step that succeeded.
+type Result struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// outputs are in the order of the op's outputs. Their layers are layers of
+	// inputs, or new ones.
+	Outputs       []*Tree `protobuf:"bytes,1,rep,name=outputs,proto3" json:"outputs,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Result) Reset() {
+	*x = Result{}
+	mi := &file_buildd_worker_v1_worker_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Result) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Result) ProtoMessage() {}
+
+func (x *Result) ProtoReflect() protoreflect.Message {
+	mi := &file_buildd_worker_v1_worker_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Result.ProtoReflect.Descriptor instead.
+func (*Result) Descriptor() ([]byte, []int) {
+	return file_buildd_worker_v1_worker_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *Result) GetOutputs() []*Tree {
+	if x != nil {
+		return x.Outputs
+	}
+	return nil
+}
+
+// Failure ends a step that failed.
+type Failure struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Message string                 `protobuf:"bytes,1,opt,name=message,proto3" json:"message,omitempty"`
+	// exit is set if a command ended otherwise than it should, or never started.
+	Exit          *Exit `protobuf:"bytes,2,opt,name=exit,proto3" json:"exit,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Failure) Reset() {
+	*x = Failure{}
+	mi := &file_buildd_worker_v1_worker_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Failure) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Failure) ProtoMessage() {}
+
+func (x *Failure) ProtoReflect() protoreflect.Message {
+	mi := &file_buildd_worker_v1_worker_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Failure.ProtoReflect.Descriptor instead.
+func (*Failure) Descriptor() ([]byte, []int) {
+	return file_buildd_worker_v1_worker_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *Failure) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *Failure) GetExit() *Exit {
+	if x != nil {
+		return x.Exit
+	}
+	return nil
+}
+
+type Exit struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Code  uint32                 `protobuf:"varint,1,opt,name=code,proto3" json:"code,omitempty"`
+	// message is what there is to say beyond the code; mostly empty.
+	Message       string `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Exit) Reset() {
+	*x = Exit{}
+	mi := &file_buildd_worker_v1_worker_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Exit) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Exit) ProtoMessage() {}
+
+func (x *Exit) ProtoReflect() protoreflect.Message {
+	mi := &file_buildd_worker_v1_worker_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Exit.ProtoReflect.Descriptor instead.
+func (*Exit) Descriptor() ([]byte, []int) {
+	return file_buildd_worker_v1_worker_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *Exit) GetCode() uint32 {
+	if x != nil {
+		return x.Code
+	}
+	return 0
+}
+
+func (x *Exit) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
 }
 
 var File_buildd_worker_v1_worker_proto protoreflect.FileDescriptor
@@ -1699,57 +1910,85 @@ var File_buildd_worker_v1_worker_proto protoreflect.FileDescriptor
 const file_buildd_worker_v1_worker_proto_rawDesc = "" +
 	"\n" +
 	"\x1dbuildd/worker/v1/worker.proto\x12\x10buildd.worker.v1\"\r\n" +
-	"\vInfoRequest\"\xb6\x02\n" +
+	"\vInfoRequest\"\xd7\x02\n" +
 	"\fInfoResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x10\n" +
 	"\x03api\x18\x03 \x01(\rR\x03api\x12\x1c\n" +
 	"\tplatforms\x18\x04 \x03(\tR\tplatforms\x12B\n" +
-	"\x06labels\x18\x05 \x03(\v2*.buildd.worker.v1.InfoResponse.LabelsEntryR\x06labels\x12\x14\n" +
-	"\x05slots\x18\x06 \x01(\rR\x05slots\x12\x18\n" +
-	"\arunning\x18\a \x01(\rR\arunning\x12\x1d\n" +
+	"\x06labels\x18\x05 \x03(\v2*.buildd.worker.v1.InfoResponse.LabelsEntryR\x06labels\x12*\n" +
+	"\x04load\x18\x06 \x01(\v2\x16.buildd.worker.v1.LoadR\x04load\x12\x1d\n" +
 	"\n" +
-	"free_bytes\x18\b \x01(\x04R\tfreeBytes\x1a9\n" +
+	"free_bytes\x18\a \x01(\x04R\tfreeBytes\x12#\n" +
+	"\rlease_seconds\x18\b \x01(\rR\fleaseSeconds\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"J\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"6\n" +
+	"\x04Load\x12\x14\n" +
+	"\x05slots\x18\x01 \x01(\rR\x05slots\x12\x18\n" +
+	"\arunning\x18\x02 \x01(\rR\arunning\"e\n" +
 	"\x05Layer\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
-	"\acontent\x18\x02 \x01(\fR\acontent\x12\x17\n" +
-	"\adiff_id\x18\x03 \x01(\tR\x06diffId\"7\n" +
+	"\acontent\x18\x02 \x01(\fR\acontent\x122\n" +
+	"\x05image\x18\x03 \x01(\v2\x1c.buildd.worker.v1.ImageLayerR\x05image\"i\n" +
+	"\n" +
+	"ImageLayer\x12\x17\n" +
+	"\adiff_id\x18\x01 \x01(\tR\x06diffId\x12\x16\n" +
+	"\x06parent\x18\x02 \x01(\tR\x06parent\x12*\n" +
+	"\x04blob\x18\x03 \x01(\v2\x16.buildd.worker.v1.BlobR\x04blob\"Q\n" +
+	"\x04Blob\x12\x16\n" +
+	"\x06digest\x18\x01 \x01(\tR\x06digest\x12\x12\n" +
+	"\x04size\x18\x02 \x01(\x03R\x04size\x12\x1d\n" +
+	"\n" +
+	"media_type\x18\x03 \x01(\tR\tmediaType\"7\n" +
 	"\x04Tree\x12/\n" +
-	"\x06layers\x18\x01 \x03(\v2\x17.buildd.worker.v1.LayerR\x06layers\"\xaf\x01\n" +
+	"\x06layers\x18\x01 \x03(\v2\x17.buildd.worker.v1.LayerR\x06layers\"Z\n" +
+	"\x11HoldLayersRequest\x12\x14\n" +
+	"\x05lease\x18\x01 \x01(\tR\x05lease\x12/\n" +
+	"\x06layers\x18\x02 \x03(\v2\x17.buildd.worker.v1.LayerR\x06layers\"n\n" +
+	"\x12HoldLayersResponse\x12\x16\n" +
+	"\x06layers\x18\x01 \x03(\tR\x06layers\x12\x14\n" +
+	"\x05blobs\x18\x02 \x03(\tR\x05blobs\x12*\n" +
+	"\x04load\x18\x03 \x01(\v2\x16.buildd.worker.v1.LoadR\x04load\"k\n" +
+	"\x0fPutLayerRequest\x127\n" +
+	"\x06header\x18\x01 \x01(\v2\x1d.buildd.worker.v1.LayerHeaderH\x00R\x06header\x12\x14\n" +
+	"\x04data\x18\x02 \x01(\fH\x00R\x04dataB\t\n" +
+	"\amessage\"R\n" +
+	"\vLayerHeader\x12-\n" +
+	"\x05layer\x18\x01 \x01(\v2\x17.buildd.worker.v1.LayerR\x05layer\x12\x14\n" +
+	"\x05lease\x18\x02 \x01(\tR\x05lease\"\x12\n" +
+	"\x10PutLayerResponse\"!\n" +
+	"\x0fGetLayerRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"&\n" +
+	"\x10GetLayerResponse\x12\x12\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data\"c\n" +
+	"\x0ePutBlobRequest\x120\n" +
+	"\x06header\x18\x01 \x01(\v2\x16.buildd.worker.v1.BlobH\x00R\x06header\x12\x14\n" +
+	"\x04data\x18\x02 \x01(\fH\x00R\x04dataB\t\n" +
+	"\amessage\"\x11\n" +
+	"\x0fPutBlobResponse\"(\n" +
+	"\x0eGetBlobRequest\x12\x16\n" +
+	"\x06digest\x18\x01 \x01(\tR\x06digest\"%\n" +
+	"\x0fGetBlobResponse\x12\x12\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data\"\xad\x01\n" +
 	"\n" +
 	"RunRequest\x12/\n" +
-	"\x05start\x18\x01 \x01(\v2\x17.buildd.worker.v1.StartH\x00R\x05start\x128\n" +
-	"\x06secret\x18\x02 \x01(\v2\x1e.buildd.worker.v1.SecretAnswerH\x00R\x06secret\x12+\n" +
-	"\x03ssh\x18\x03 \x01(\v2\x17.buildd.worker.v1.FrameH\x00R\x03sshB\t\n" +
-	"\amessage\"\x9f\x01\n" +
-	"\x05Start\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
-	"\x04name\x18\x02 \x01(\tR\x04name\x12\x0e\n" +
-	"\x02op\x18\x03 \x01(\fR\x02op\x12\x1c\n" +
+	"\x05start\x18\x01 \x01(\v2\x17.buildd.worker.v1.StartH\x00R\x05start\x122\n" +
+	"\x06answer\x18\x02 \x01(\v2\x18.buildd.worker.v1.AnswerH\x00R\x06answer\x12/\n" +
+	"\x05frame\x18\x03 \x01(\v2\x17.buildd.worker.v1.FrameH\x00R\x05frameB\t\n" +
+	"\amessage\"\xab\x01\n" +
+	"\x05Start\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
+	"\x02op\x18\x02 \x01(\fR\x02op\x12\x1a\n" +
+	"\bplatform\x18\x03 \x01(\fR\bplatform\x12\x1c\n" +
 	"\tresources\x18\x04 \x01(\fR\tresources\x12.\n" +
 	"\x06inputs\x18\x05 \x03(\v2\x16.buildd.worker.v1.TreeR\x06inputs\x12\x14\n" +
-	"\x05lease\x18\x06 \x01(\tR\x05lease\"d\n" +
-	"\fSecretAnswer\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\fR\x05value\x12\x18\n" +
-	"\amissing\x18\x03 \x01(\bR\amissing\x12\x14\n" +
-	"\x05error\x18\x04 \x01(\tR\x05error\"\x7f\n" +
-	"\x05Frame\x12\x1e\n" +
-	"\n" +
-	"connection\x18\x01 \x01(\rR\n" +
-	"connection\x12\x14\n" +
-	"\x05agent\x18\x02 \x01(\tR\x05agent\x12\x12\n" +
-	"\x04data\x18\x03 \x01(\fR\x04data\x12\x16\n" +
-	"\x06closed\x18\x04 \x01(\bR\x06closed\x12\x14\n" +
-	"\x05error\x18\x05 \x01(\tR\x05error\"\xc8\x02\n" +
+	"\x05lease\x18\x06 \x01(\tR\x05lease\"\xca\x02\n" +
 	"\bRunEvent\x12)\n" +
 	"\x03log\x18\x01 \x01(\v2\x15.buildd.worker.v1.LogH\x00R\x03log\x122\n" +
-	"\x06status\x18\x02 \x01(\v2\x18.buildd.worker.v1.StatusH\x00R\x06status\x12:\n" +
-	"\x06secret\x18\x03 \x01(\v2 .buildd.worker.v1.SecretQuestionH\x00R\x06secret\x12+\n" +
-	"\x03ssh\x18\x04 \x01(\v2\x17.buildd.worker.v1.FrameH\x00R\x03ssh\x122\n" +
+	"\x06status\x18\x02 \x01(\v2\x18.buildd.worker.v1.StatusH\x00R\x06status\x128\n" +
+	"\bquestion\x18\x03 \x01(\v2\x1a.buildd.worker.v1.QuestionH\x00R\bquestion\x12/\n" +
+	"\x05frame\x18\x04 \x01(\v2\x17.buildd.worker.v1.FrameH\x00R\x05frame\x122\n" +
 	"\x06result\x18\x05 \x01(\v2\x18.buildd.worker.v1.ResultH\x00R\x06result\x125\n" +
 	"\afailure\x18\x06 \x01(\v2\x19.buildd.worker.v1.FailureH\x00R\afailureB\t\n" +
 	"\amessage\"1\n" +
@@ -1761,56 +2000,42 @@ const file_buildd_worker_v1_worker_proto_rawDesc = "" +
 	"\acurrent\x18\x02 \x01(\x03R\acurrent\x12\x14\n" +
 	"\x05total\x18\x03 \x01(\x03R\x05total\x12\x18\n" +
 	"\astarted\x18\x04 \x01(\x03R\astarted\x12\x1c\n" +
-	"\tcompleted\x18\x05 \x01(\x03R\tcompleted\" \n" +
-	"\x0eSecretQuestion\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\":\n" +
+	"\tcompleted\x18\x05 \x01(\x03R\tcompleted\"]\n" +
+	"\bQuestion\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\rR\x06number\x12\x18\n" +
+	"\x06secret\x18\x02 \x01(\tH\x00R\x06secret\x12\x16\n" +
+	"\x05agent\x18\x03 \x01(\tH\x00R\x05agentB\a\n" +
+	"\x05about\"f\n" +
+	"\x06Answer\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\rR\x06number\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\fR\x05value\x12\x18\n" +
+	"\amissing\x18\x03 \x01(\bR\amissing\x12\x14\n" +
+	"\x05error\x18\x04 \x01(\tR\x05error\"\x7f\n" +
+	"\x05Frame\x12\x1e\n" +
+	"\n" +
+	"connection\x18\x01 \x01(\rR\n" +
+	"connection\x12\x14\n" +
+	"\x05agent\x18\x02 \x01(\tR\x05agent\x12\x12\n" +
+	"\x04data\x18\x03 \x01(\fR\x04data\x12\x16\n" +
+	"\x06closed\x18\x04 \x01(\bR\x06closed\x12\x14\n" +
+	"\x05error\x18\x05 \x01(\tR\x05error\":\n" +
 	"\x06Result\x120\n" +
-	"\aoutputs\x18\x01 \x03(\v2\x16.buildd.worker.v1.TreeR\aoutputs\"X\n" +
+	"\aoutputs\x18\x01 \x03(\v2\x16.buildd.worker.v1.TreeR\aoutputs\"O\n" +
 	"\aFailure\x12\x18\n" +
-	"\amessage\x18\x01 \x01(\tR\amessage\x12\x16\n" +
-	"\x06exited\x18\x02 \x01(\bR\x06exited\x12\x1b\n" +
-	"\texit_code\x18\x03 \x01(\rR\bexitCode\"]\n" +
-	"\x14MissingLayersRequest\x12/\n" +
-	"\x06layers\x18\x01 \x03(\v2\x17.buildd.worker.v1.LayerR\x06layers\x12\x14\n" +
-	"\x05lease\x18\x02 \x01(\tR\x05lease\")\n" +
-	"\x15MissingLayersResponse\x12\x10\n" +
-	"\x03ids\x18\x01 \x03(\tR\x03ids\"k\n" +
-	"\x0fPutLayerRequest\x127\n" +
-	"\x06header\x18\x01 \x01(\v2\x1d.buildd.worker.v1.LayerHeaderH\x00R\x06header\x12\x14\n" +
-	"\x04data\x18\x02 \x01(\fH\x00R\x04dataB\t\n" +
-	"\amessage\"R\n" +
-	"\vLayerHeader\x12-\n" +
-	"\x05layer\x18\x01 \x01(\v2\x17.buildd.worker.v1.LayerR\x05layer\x12\x14\n" +
-	"\x05lease\x18\x02 \x01(\tR\x05lease\"\x12\n" +
-	"\x10PutLayerResponse\"!\n" +
-	"\x0fGetLayerRequest\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\"^\n" +
-	"\n" +
-	"LayerChunk\x12/\n" +
-	"\x05layer\x18\x01 \x01(\v2\x17.buildd.worker.v1.LayerH\x00R\x05layer\x12\x14\n" +
-	"\x04data\x18\x02 \x01(\fH\x00R\x04dataB\t\n" +
-	"\amessage\"i\n" +
-	"\x0ePutBlobRequest\x126\n" +
-	"\x06header\x18\x01 \x01(\v2\x1c.buildd.worker.v1.BlobHeaderH\x00R\x06header\x12\x14\n" +
-	"\x04data\x18\x02 \x01(\fH\x00R\x04dataB\t\n" +
-	"\amessage\"8\n" +
-	"\n" +
-	"BlobHeader\x12\x16\n" +
-	"\x06digest\x18\x01 \x01(\tR\x06digest\x12\x12\n" +
-	"\x04size\x18\x02 \x01(\x03R\x04size\"\x11\n" +
-	"\x0fPutBlobResponse\"(\n" +
-	"\x0eGetBlobRequest\x12\x16\n" +
-	"\x06digest\x18\x01 \x01(\tR\x06digest\"\x1f\n" +
-	"\tBlobChunk\x12\x12\n" +
-	"\x04data\x18\x01 \x01(\fR\x04data2\xb8\x04\n" +
+	"\amessage\x18\x01 \x01(\tR\amessage\x12*\n" +
+	"\x04exit\x18\x02 \x01(\v2\x16.buildd.worker.v1.ExitR\x04exit\"4\n" +
+	"\x04Exit\x12\x12\n" +
+	"\x04code\x18\x01 \x01(\rR\x04code\x12\x18\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage2\xbb\x04\n" +
 	"\x06Worker\x12E\n" +
-	"\x04Info\x12\x1d.buildd.worker.v1.InfoRequest\x1a\x1e.buildd.worker.v1.InfoResponse\x12C\n" +
-	"\x03Run\x12\x1c.buildd.worker.v1.RunRequest\x1a\x1a.buildd.worker.v1.RunEvent(\x010\x01\x12`\n" +
-	"\rMissingLayers\x12&.buildd.worker.v1.MissingLayersRequest\x1a'.buildd.worker.v1.MissingLayersResponse\x12S\n" +
-	"\bPutLayer\x12!.buildd.worker.v1.PutLayerRequest\x1a\".buildd.worker.v1.PutLayerResponse(\x01\x12M\n" +
-	"\bGetLayer\x12!.buildd.worker.v1.GetLayerRequest\x1a\x1c.buildd.worker.v1.LayerChunk0\x01\x12P\n" +
-	"\aPutBlob\x12 .buildd.worker.v1.PutBlobRequest\x1a!.buildd.worker.v1.PutBlobResponse(\x01\x12J\n" +
-	"\aGetBlob\x12 .buildd.worker.v1.GetBlobRequest\x1a\x1b.buildd.worker.v1.BlobChunk0\x01B:Z8github.com/buildd/buildd/proto/buildd/worker/v1;workerv1b\x06proto3"
+	"\x04Info\x12\x1d.buildd.worker.v1.InfoRequest\x1a\x1e.buildd.worker.v1.InfoResponse\x12W\n" +
+	"\n" +
+	"HoldLayers\x12#.buildd.worker.v1.HoldLayersRequest\x1a$.buildd.worker.v1.HoldLayersResponse\x12S\n" +
+	"\bPutLayer\x12!.buildd.worker.v1.PutLayerRequest\x1a\".buildd.worker.v1.PutLayerResponse(\x01\x12S\n" +
+	"\bGetLayer\x12!.buildd.worker.v1.GetLayerRequest\x1a\".buildd.worker.v1.GetLayerResponse0\x01\x12P\n" +
+	"\aPutBlob\x12 .buildd.worker.v1.PutBlobRequest\x1a!.buildd.worker.v1.PutBlobResponse(\x01\x12P\n" +
+	"\aGetBlob\x12 .buildd.worker.v1.GetBlobRequest\x1a!.buildd.worker.v1.GetBlobResponse0\x01\x12C\n" +
+	"\x03Run\x12\x1c.buildd.worker.v1.RunRequest\x1a\x1a.buildd.worker.v1.RunEvent(\x010\x01B:Z8github.com/buildd/buildd/proto/buildd/worker/v1;workerv1b\x06proto3"
 
 var (
 	file_buildd_worker_v1_worker_proto_rawDescOnce sync.Once
@@ -1824,74 +2049,81 @@ func file_buildd_worker_v1_worker_proto_rawDescGZIP() []byte {
 	return file_buildd_worker_v1_worker_proto_rawDescData
 }
 
-var file_buildd_worker_v1_worker_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
+var file_buildd_worker_v1_worker_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
 var file_buildd_worker_v1_worker_proto_goTypes = []any{
-	(*InfoRequest)(nil),           // 0: buildd.worker.v1.InfoRequest
-	(*InfoResponse)(nil),          // 1: buildd.worker.v1.InfoResponse
-	(*Layer)(nil),                 // 2: buildd.worker.v1.Layer
-	(*Tree)(nil),                  // 3: buildd.worker.v1.Tree
-	(*RunRequest)(nil),            // 4: buildd.worker.v1.RunRequest
-	(*Start)(nil),                 // 5: buildd.worker.v1.Start
-	(*SecretAnswer)(nil),          // 6: buildd.worker.v1.SecretAnswer
-	(*Frame)(nil),                 // 7: buildd.worker.v1.Frame
-	(*RunEvent)(nil),              // 8: buildd.worker.v1.RunEvent
-	(*Log)(nil),                   // 9: buildd.worker.v1.Log
-	(*Status)(nil),                // 10: buildd.worker.v1.Status
-	(*SecretQuestion)(nil),        // 11: buildd.worker.v1.SecretQuestion
-	(*Result)(nil),                // 12: buildd.worker.v1.Result
-	(*Failure)(nil),               // 13: buildd.worker.v1.Failure
-	(*MissingLayersRequest)(nil),  // 14: buildd.worker.v1.MissingLayersRequest
-	(*MissingLayersResponse)(nil), // 15: buildd.worker.v1.MissingLayersResponse
-	(*PutLayerRequest)(nil),       // 16: buildd.worker.v1.PutLayerRequest
-	(*LayerHeader)(nil),           // 17: buildd.worker.v1.LayerHeader
-	(*PutLayerResponse)(nil),      // 18: buildd.worker.v1.PutLayerResponse
-	(*GetLayerRequest)(nil),       // 19: buildd.worker.v1.GetLayerRequest
-	(*LayerChunk)(nil),            // 20: buildd.worker.v1.LayerChunk
-	(*PutBlobRequest)(nil),        // 21: buildd.worker.v1.PutBlobRequest
-	(*BlobHeader)(nil),            // 22: buildd.worker.v1.BlobHeader
-	(*PutBlobResponse)(nil),       // 23: buildd.worker.v1.PutBlobResponse
-	(*GetBlobRequest)(nil),        // 24: buildd.worker.v1.GetBlobRequest
-	(*BlobChunk)(nil),             // 25: buildd.worker.v1.BlobChunk
-	nil,                           // 26: buildd.worker.v1.InfoResponse.LabelsEntry
+	(*InfoRequest)(nil),        // 0: buildd.worker.v1.InfoRequest
+	(*InfoResponse)(nil),       // 1: buildd.worker.v1.InfoResponse
+	(*Load)(nil),               // 2: buildd.worker.v1.Load
+	(*Layer)(nil),              // 3: buildd.worker.v1.Layer
+	(*ImageLayer)(nil),         // 4: buildd.worker.v1.ImageLayer
+	(*Blob)(nil),               // 5: buildd.worker.v1.Blob
+	(*Tree)(nil),               // 6: buildd.worker.v1.Tree
+	(*HoldLayersRequest)(nil),  // 7: buildd.worker.v1.HoldLayersRequest
+	(*HoldLayersResponse)(nil), // 8: buildd.worker.v1.HoldLayersResponse
+	(*PutLayerRequest)(nil),    // 9: buildd.worker.v1.PutLayerRequest
+	(*LayerHeader)(nil),        // 10: buildd.worker.v1.LayerHeader
+	(*PutLayerResponse)(nil),   // 11: buildd.worker.v1.PutLayerResponse
+	(*GetLayerRequest)(nil),    // 12: buildd.worker.v1.GetLayerRequest
+	(*GetLayerResponse)(nil),   // 13: buildd.worker.v1.GetLayerResponse
+	(*PutBlobRequest)(nil),     // 14: buildd.worker.v1.PutBlobRequest
+	(*PutBlobResponse)(nil),    // 15: buildd.worker.v1.PutBlobResponse
+	(*GetBlobRequest)(nil),     // 16: buildd.worker.v1.GetBlobRequest
+	(*GetBlobResponse)(nil),    // 17: buildd.worker.v1.GetBlobResponse
+	(*RunRequest)(nil),         // 18: buildd.worker.v1.RunRequest
+	(*Start)(nil),              // 19: buildd.worker.v1.Start
+	(*RunEvent)(nil),           // 20: buildd.worker.v1.RunEvent
+	(*Log)(nil),                // 21: buildd.worker.v1.Log
+	(*Status)(nil),             // 22: buildd.worker.v1.Status
+	(*Question)(nil),           // 23: buildd.worker.v1.Question
+	(*Answer)(nil),             // 24: buildd.worker.v1.Answer
+	(*Frame)(nil),              // 25: buildd.worker.v1.Frame
+	(*Result)(nil),             // 26: buildd.worker.v1.Result
+	(*Failure)(nil),            // 27: buildd.worker.v1.Failure
+	(*Exit)(nil),               // 28: buildd.worker.v1.Exit
+	nil,                        // 29: buildd.worker.v1.InfoResponse.LabelsEntry
 }
 var file_buildd_worker_v1_worker_proto_depIdxs = []int32{
-	26, // 0: buildd.worker.v1.InfoResponse.labels:type_name -> buildd.worker.v1.InfoResponse.LabelsEntry
-	2,  // 1: buildd.worker.v1.Tree.layers:type_name -> buildd.worker.v1.Layer
-	5,  // 2: buildd.worker.v1.RunRequest.start:type_name -> buildd.worker.v1.Start
-	6,  // 3: buildd.worker.v1.RunRequest.secret:type_name -> buildd.worker.v1.SecretAnswer
-	7,  // 4: buildd.worker.v1.RunRequest.ssh:type_name -> buildd.worker.v1.Frame
-	3,  // 5: buildd.worker.v1.Start.inputs:type_name -> buildd.worker.v1.Tree
-	9,  // 6: buildd.worker.v1.RunEvent.log:type_name -> buildd.worker.v1.Log
-	10, // 7: buildd.worker.v1.RunEvent.status:type_name -> buildd.worker.v1.Status
-	11, // 8: buildd.worker.v1.RunEvent.secret:type_name -> buildd.worker.v1.SecretQuestion
-	7,  // 9: buildd.worker.v1.RunEvent.ssh:type_name -> buildd.worker.v1.Frame
-	12, // 10: buildd.worker.v1.RunEvent.result:type_name -> buildd.worker.v1.Result
-	13, // 11: buildd.worker.v1.RunEvent.failure:type_name -> buildd.worker.v1.Failure
-	3,  // 12: buildd.worker.v1.Result.outputs:type_name -> buildd.worker.v1.Tree
-	2,  // 13: buildd.worker.v1.MissingLayersRequest.layers:type_name -> buildd.worker.v1.Layer
-	17, // 14: buildd.worker.v1.PutLayerRequest.header:type_name -> buildd.worker.v1.LayerHeader
-	2,  // 15: buildd.worker.v1.LayerHeader.layer:type_name -> buildd.worker.v1.Layer
-	2,  // 16: buildd.worker.v1.LayerChunk.layer:type_name -> buildd.worker.v1.Layer
-	22, // 17: buildd.worker.v1.PutBlobRequest.header:type_name -> buildd.worker.v1.BlobHeader
-	0,  // 18: buildd.worker.v1.Worker.Info:input_type -> buildd.worker.v1.InfoRequest
-	4,  // 19: buildd.worker.v1.Worker.Run:input_type -> buildd.worker.v1.RunRequest
-	14, // 20: buildd.worker.v1.Worker.MissingLayers:input_type -> buildd.worker.v1.MissingLayersRequest
-	16, // 21: buildd.worker.v1.Worker.PutLayer:input_type -> buildd.worker.v1.PutLayerRequest
-	19, // 22: buildd.worker.v1.Worker.GetLayer:input_type -> buildd.worker.v1.GetLayerRequest
-	21, // 23: buildd.worker.v1.Worker.PutBlob:input_type -> buildd.worker.v1.PutBlobRequest
-	24, // 24: buildd.worker.v1.Worker.GetBlob:input_type -> buildd.worker.v1.GetBlobRequest
-	1,  // 25: buildd.worker.v1.Worker.Info:output_type -> buildd.worker.v1.InfoResponse
-	8,  // 26: buildd.worker.v1.Worker.Run:output_type -> buildd.worker.v1.RunEvent
-	15, // 27: buildd.worker.v1.Worker.MissingLayers:output_type -> buildd.worker.v1.MissingLayersResponse
-	18, // 28: buildd.worker.v1.Worker.PutLayer:output_type -> buildd.worker.v1.PutLayerResponse
-	20, // 29: buildd.worker.v1.Worker.GetLayer:output_type -> buildd.worker.v1.LayerChunk
-	23, // 30: buildd.worker.v1.Worker.PutBlob:output_type -> buildd.worker.v1.PutBlobResponse
-	25, // 31: buildd.worker.v1.Worker.GetBlob:output_type -> buildd.worker.v1.BlobChunk
-	25, // [25:32] is the sub-list for method output_type
-	18, // [18:25] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	29, // 0: buildd.worker.v1.InfoResponse.labels:type_name -> buildd.worker.v1.InfoResponse.LabelsEntry
+	2,  // 1: buildd.worker.v1.InfoResponse.load:type_name -> buildd.worker.v1.Load
+	4,  // 2: buildd.worker.v1.Layer.image:type_name -> buildd.worker.v1.ImageLayer
+	5,  // 3: buildd.worker.v1.ImageLayer.blob:type_name -> buildd.worker.v1.Blob
+	3,  // 4: buildd.worker.v1.Tree.layers:type_name -> buildd.worker.v1.Layer
+	3,  // 5: buildd.worker.v1.HoldLayersRequest.layers:type_name -> buildd.worker.v1.Layer
+	2,  // 6: buildd.worker.v1.HoldLayersResponse.load:type_name -> buildd.worker.v1.Load
+	10, // 7: buildd.worker.v1.PutLayerRequest.header:type_name -> buildd.worker.v1.LayerHeader
+	3,  // 8: buildd.worker.v1.LayerHeader.layer:type_name -> buildd.worker.v1.Layer
+	5,  // 9: buildd.worker.v1.PutBlobRequest.header:type_name -> buildd.worker.v1.Blob
+	19, // 10: buildd.worker.v1.RunRequest.start:type_name -> buildd.worker.v1.Start
+	24, // 11: buildd.worker.v1.RunRequest.answer:type_name -> buildd.worker.v1.Answer
+	25, // 12: buildd.worker.v1.RunRequest.frame:type_name -> buildd.worker.v1.Frame
+	6,  // 13: buildd.worker.v1.Start.inputs:type_name -> buildd.worker.v1.Tree
+	21, // 14: buildd.worker.v1.RunEvent.log:type_name -> buildd.worker.v1.Log
+	22, // 15: buildd.worker.v1.RunEvent.status:type_name -> buildd.worker.v1.Status
+	23, // 16: buildd.worker.v1.RunEvent.question:type_name -> buildd.worker.v1.Question
+	25, // 17: buildd.worker.v1.RunEvent.frame:type_name -> buildd.worker.v1.Frame
+	26, // 18: buildd.worker.v1.RunEvent.result:type_name -> buildd.worker.v1.Result
+	27, // 19: buildd.worker.v1.RunEvent.failure:type_name -> buildd.worker.v1.Failure
+	6,  // 20: buildd.worker.v1.Result.outputs:type_name -> buildd.worker.v1.Tree
+	28, // 21: buildd.worker.v1.Failure.exit:type_name -> buildd.worker.v1.Exit
+	0,  // 22: buildd.worker.v1.Worker.Info:input_type -> buildd.worker.v1.InfoRequest
+	7,  // 23: buildd.worker.v1.Worker.HoldLayers:input_type -> buildd.worker.v1.HoldLayersRequest
+	9,  // 24: buildd.worker.v1.Worker.PutLayer:input_type -> buildd.worker.v1.PutLayerRequest
+	12, // 25: buildd.worker.v1.Worker.GetLayer:input_type -> buildd.worker.v1.GetLayerRequest
+	14, // 26: buildd.worker.v1.Worker.PutBlob:input_type -> buildd.worker.v1.PutBlobRequest
+	16, // 27: buildd.worker.v1.Worker.GetBlob:input_type -> buildd.worker.v1.GetBlobRequest
+	18, // 28: buildd.worker.v1.Worker.Run:input_type -> buildd.worker.v1.RunRequest
+	1,  // 29: buildd.worker.v1.Worker.Info:output_type -> buildd.worker.v1.InfoResponse
+	8,  // 30: buildd.worker.v1.Worker.HoldLayers:output_type -> buildd.worker.v1.HoldLayersResponse
+	11, // 31: buildd.worker.v1.Worker.PutLayer:output_type -> buildd.worker.v1.PutLayerResponse
+	13, // 32: buildd.worker.v1.Worker.GetLayer:output_type -> buildd.worker.v1.GetLayerResponse
+	15, // 33: buildd.worker.v1.Worker.PutBlob:output_type -> buildd.worker.v1.PutBlobResponse
+	17, // 34: buildd.worker.v1.Worker.GetBlob:output_type -> buildd.worker.v1.GetBlobResponse
+	20, // 35: buildd.worker.v1.Worker.Run:output_type -> buildd.worker.v1.RunEvent
+	29, // [29:36] is the sub-list for method output_type
+	22, // [22:29] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_buildd_worker_v1_worker_proto_init() }
@@ -1899,30 +2131,30 @@ func file_buildd_worker_v1_worker_proto_init() {
 	if File_buildd_worker_v1_worker_proto != nil {
 		return
 	}
-	file_buildd_worker_v1_worker_proto_msgTypes[4].OneofWrappers = []any{
-		(*RunRequest_Start)(nil),
-		(*RunRequest_Secret)(nil),
-		(*RunRequest_Ssh)(nil),
-	}
-	file_buildd_worker_v1_worker_proto_msgTypes[8].OneofWrappers = []any{
-		(*RunEvent_Log)(nil),
-		(*RunEvent_Status)(nil),
-		(*RunEvent_Secret)(nil),
-		(*RunEvent_Ssh)(nil),
-		(*RunEvent_Result)(nil),
-		(*RunEvent_Failure)(nil),
-	}
-	file_buildd_worker_v1_worker_proto_msgTypes[16].OneofWrappers = []any{
+	file_buildd_worker_v1_worker_proto_msgTypes[9].OneofWrappers = []any{
 		(*PutLayerRequest_Header)(nil),
 		(*PutLayerRequest_Data)(nil),
 	}
-	file_buildd_worker_v1_worker_proto_msgTypes[20].OneofWrappers = []any{
-		(*LayerChunk_Layer)(nil),
-		(*LayerChunk_Data)(nil),
-	}
-	file_buildd_worker_v1_worker_proto_msgTypes[21].OneofWrappers = []any{
+	file_buildd_worker_v1_worker_proto_msgTypes[14].OneofWrappers = []any{
 		(*PutBlobRequest_Header)(nil),
 		(*PutBlobRequest_Data)(nil),
+	}
+	file_buildd_worker_v1_worker_proto_msgTypes[18].OneofWrappers = []any{
+		(*RunRequest_Start)(nil),
+		(*RunRequest_Answer)(nil),
+		(*RunRequest_Frame)(nil),
+	}
+	file_buildd_worker_v1_worker_proto_msgTypes[20].OneofWrappers = []any{
+		(*RunEvent_Log)(nil),
+		(*RunEvent_Status)(nil),
+		(*RunEvent_Question)(nil),
+		(*RunEvent_Frame)(nil),
+		(*RunEvent_Result)(nil),
+		(*RunEvent_Failure)(nil),
+	}
+	file_buildd_worker_v1_worker_proto_msgTypes[23].OneofWrappers = []any{
+		(*Question_Secret)(nil),
+		(*Question_Agent)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1930,7 +2162,7 @@ func file_buildd_worker_v1_worker_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_buildd_worker_v1_worker_proto_rawDesc), len(file_buildd_worker_v1_worker_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   27,
+			NumMessages:   30,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

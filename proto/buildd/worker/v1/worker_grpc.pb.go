@@ -22,13 +22,13 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Worker_Info_FullMethodName          = "/buildd.worker.v1.Worker/Info"
-	Worker_Run_FullMethodName           = "/buildd.worker.v1.Worker/Run"
-	Worker_MissingLayers_FullMethodName = "/buildd.worker.v1.Worker/MissingLayers"
-	Worker_PutLayer_FullMethodName      = "/buildd.worker.v1.Worker/PutLayer"
-	Worker_GetLayer_FullMethodName      = "/buildd.worker.v1.Worker/GetLayer"
-	Worker_PutBlob_FullMethodName       = "/buildd.worker.v1.Worker/PutBlob"
-	Worker_GetBlob_FullMethodName       = "/buildd.worker.v1.Worker/GetBlob"
+	Worker_Info_FullMethodName       = "/buildd.worker.v1.Worker/Info"
+	Worker_HoldLayers_FullMethodName = "/buildd.worker.v1.Worker/HoldLayers"
+	Worker_PutLayer_FullMethodName   = "/buildd.worker.v1.Worker/PutLayer"
+	Worker_GetLayer_FullMethodName   = "/buildd.worker.v1.Worker/GetLayer"
+	Worker_PutBlob_FullMethodName    = "/buildd.worker.v1.Worker/PutBlob"
+	Worker_GetBlob_FullMethodName    = "/buildd.worker.v1.Worker/GetBlob"
+	Worker_Run_FullMethodName        = "/buildd.worker.v1.Worker/Run"
 )
 
 // WorkerClient is the client API for Worker service.
@@ -37,25 +37,36 @@ const (
 //
 // Worker runs steps and keeps the layers that they read and make. Every call is
 // made by the daemon that solves; a worker never calls back.
+//
+// Errors of a step itself are events of Run. Status codes of calls speak of the
+// worker: INVALID_ARGUMENT for what no worker would take, FAILED_PRECONDITION
+// for layers that are not there (any more), NOT_FOUND for what was asked for by
+// name, RESOURCE_EXHAUSTED for what does not fit, UNAVAILABLE for a worker that
+// is ending.
 type WorkerClient interface {
 	// Info says what the worker is and how much it can take.
 	Info(ctx context.Context, in *InfoRequest, opts ...grpc.CallOption) (*InfoResponse, error)
-	// Run runs one step. The first message is start; then the daemon answers what
-	// the worker asks for. The worker's last message is result or error. Ending
-	// the call cancels the step: the worker stops it and removes what it made.
-	Run(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[RunRequest, RunEvent], error)
-	// MissingLayers says which of some layers the worker does not hold. It keeps
-	// those that it holds until the lease named runs out.
-	MissingLayers(ctx context.Context, in *MissingLayersRequest, opts ...grpc.CallOption) (*MissingLayersResponse, error)
-	// PutLayer gives the worker a layer: header first, then its tar. The worker
-	// checks the content against the header and refuses what does not match.
+	// HoldLayers tells the worker which layers will be used. It keeps those that
+	// it has until the lease runs out, and answers what must be put. Layers of
+	// images become known by it, each after the one below it in its image.
+	HoldLayers(ctx context.Context, in *HoldLayersRequest, opts ...grpc.CallOption) (*HoldLayersResponse, error)
+	// PutLayer gives the worker a layer that a step made: header first, then its
+	// files (see Files in proto/README.md). The worker checks them against the
+	// header and refuses what does not match.
 	PutLayer(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[PutLayerRequest, PutLayerResponse], error)
-	// GetLayer takes a layer from the worker, in the form of PutLayer.
-	GetLayer(ctx context.Context, in *GetLayerRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[LayerChunk], error)
-	// PutBlob gives the worker a blob of an image: header first, then its bytes.
+	// GetLayer takes a layer that a step made from the worker: its files, as in
+	// PutLayer.
+	GetLayer(ctx context.Context, in *GetLayerRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[GetLayerResponse], error)
+	// PutBlob gives the worker the blob that a layer of an image came as: header
+	// first, then its bytes. The worker checks them against the digest.
 	PutBlob(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[PutBlobRequest, PutBlobResponse], error)
 	// GetBlob takes a blob from the worker.
-	GetBlob(ctx context.Context, in *GetBlobRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[BlobChunk], error)
+	GetBlob(ctx context.Context, in *GetBlobRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[GetBlobResponse], error)
+	// Run runs one step. The first message is start; then the daemon answers what
+	// the worker asks for. The worker's last message is result or failure. Ending
+	// the stream of requests before that, or the call, cancels the step: the
+	// worker stops it and removes what it made.
+	Run(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[RunRequest, RunEvent], error)
 }
 
 type workerClient struct {
@@ -76,23 +87,10 @@ func (c *workerClient) Info(ctx context.Context, in *InfoRequest, opts ...grpc.C
 	return out, nil
 }
 
-func (c *workerClient) Run(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[RunRequest, RunEvent], error) {
+func (c *workerClient) HoldLayers(ctx context.Context, in *HoldLayersRequest, opts ...grpc.CallOption) (*HoldLayersResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Worker_ServiceDesc.Streams[0], Worker_Run_FullMethodName, cOpts...)
-	if err != nil {
-		return nil, err
-	}
-	x := &grpc.GenericClientStream[RunRequest, RunEvent]{ClientStream: stream}
-	return x, nil
-}
-
-// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
-type Worker_RunClient = grpc.BidiStreamingClient[RunRequest, RunEvent]
-
-func (c *workerClient) MissingLayers(ctx context.Context, in *MissingLayersRequest, opts ...grpc.CallOption) (*MissingLayersResponse, error) {
-	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	out := new(MissingLayersResponse)
-	err := c.cc.Invoke(ctx, Worker_MissingLayers_FullMethodName, in, out, cOpts...)
+	out := new(HoldLayersResponse)
+	err := c.cc.Invoke(ctx, Worker_HoldLayers_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -101,7 +99,7 @@ func (c *workerClient) MissingLayers(ctx context.Context, in *MissingLayersReque
 
 func (c *workerClient) PutLayer(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[PutLayerRequest, PutLayerResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Worker_ServiceDesc.Streams[1], Worker_PutLayer_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Worker_ServiceDesc.Streams[0], Worker_PutLayer_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -112,13 +110,13 @@ func (c *workerClient) PutLayer(ctx context.Context, opts ...grpc.CallOption) (g
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Worker_PutLayerClient = grpc.ClientStreamingClient[PutLayerRequest, PutLayerResponse]
 
-func (c *workerClient) GetLayer(ctx context.Context, in *GetLayerRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[LayerChunk], error) {
+func (c *workerClient) GetLayer(ctx context.Context, in *GetLayerRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[GetLayerResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Worker_ServiceDesc.Streams[2], Worker_GetLayer_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Worker_ServiceDesc.Streams[1], Worker_GetLayer_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
-	x := &grpc.GenericClientStream[GetLayerRequest, LayerChunk]{ClientStream: stream}
+	x := &grpc.GenericClientStream[GetLayerRequest, GetLayerResponse]{ClientStream: stream}
 	if err := x.ClientStream.SendMsg(in); err != nil {
 		return nil, err
 	}
@@ -129,11 +127,11 @@ func (c *workerClient) GetLayer(ctx context.Context, in *GetLayerRequest, opts .
 }
 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
-type Worker_GetLayerClient = grpc.ServerStreamingClient[LayerChunk]
+type Worker_GetLayerClient = grpc.ServerStreamingClient[GetLayerResponse]
 
 func (c *workerClient) PutBlob(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[PutBlobRequest, PutBlobResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Worker_ServiceDesc.Streams[3], Worker_PutBlob_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Worker_ServiceDesc.Streams[2], Worker_PutBlob_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -144,13 +142,13 @@ func (c *workerClient) PutBlob(ctx context.Context, opts ...grpc.CallOption) (gr
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Worker_PutBlobClient = grpc.ClientStreamingClient[PutBlobRequest, PutBlobResponse]
 
-func (c *workerClient) GetBlob(ctx context.Context, in *GetBlobRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[BlobChunk], error) {
+func (c *workerClient) GetBlob(ctx context.Context, in *GetBlobRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[GetBlobResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Worker_ServiceDesc.Streams[4], Worker_GetBlob_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Worker_ServiceDesc.Streams[3], Worker_GetBlob_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
-	x := &grpc.GenericClientStream[GetBlobRequest, BlobChunk]{ClientStream: stream}
+	x := &grpc.GenericClientStream[GetBlobRequest, GetBlobResponse]{ClientStream: stream}
 	if err := x.ClientStream.SendMsg(in); err != nil {
 		return nil, err
 	}
@@ -161,7 +159,20 @@ func (c *workerClient) GetBlob(ctx context.Context, in *GetBlobRequest, opts ...
 }
 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
-type Worker_GetBlobClient = grpc.ServerStreamingClient[BlobChunk]
+type Worker_GetBlobClient = grpc.ServerStreamingClient[GetBlobResponse]
+
+func (c *workerClient) Run(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[RunRequest, RunEvent], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Worker_ServiceDesc.Streams[4], Worker_Run_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[RunRequest, RunEvent]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Worker_RunClient = grpc.BidiStreamingClient[RunRequest, RunEvent]
 
 // WorkerServer is the server API for Worker service.
 // All implementations must embed UnimplementedWorkerServer
@@ -169,25 +180,36 @@ type Worker_GetBlobClient = grpc.ServerStreamingClient[BlobChunk]
 //
 // Worker runs steps and keeps the layers that they read and make. Every call is
 // made by the daemon that solves; a worker never calls back.
+//
+// Errors of a step itself are events of Run. Status codes of calls speak of the
+// worker: INVALID_ARGUMENT for what no worker would take, FAILED_PRECONDITION
+// for layers that are not there (any more), NOT_FOUND for what was asked for by
+// name, RESOURCE_EXHAUSTED for what does not fit, UNAVAILABLE for a worker that
+// is ending.
 type WorkerServer interface {
 	// Info says what the worker is and how much it can take.
 	Info(context.Context, *InfoRequest) (*InfoResponse, error)
-	// Run runs one step. The first message is start; then the daemon answers what
-	// the worker asks for. The worker's last message is result or error. Ending
-	// the call cancels the step: the worker stops it and removes what it made.
-	Run(grpc.BidiStreamingServer[RunRequest, RunEvent]) error
-	// MissingLayers says which of some layers the worker does not hold. It keeps
-	// those that it holds until the lease named runs out.
-	MissingLayers(context.Context, *MissingLayersRequest) (*MissingLayersResponse, error)
-	// PutLayer gives the worker a layer: header first, then its tar. The worker
-	// checks the content against the header and refuses what does not match.
+	// HoldLayers tells the worker which layers will be used. It keeps those that
+	// it has until the lease runs out, and answers what must be put. Layers of
+	// images become known by it, each after the one below it in its image.
+	HoldLayers(context.Context, *HoldLayersRequest) (*HoldLayersResponse, error)
+	// PutLayer gives the worker a layer that a step made: header first, then its
+	// files (see Files in proto/README.md). The worker checks them against the
+	// header and refuses what does not match.
 	PutLayer(grpc.ClientStreamingServer[PutLayerRequest, PutLayerResponse]) error
-	// GetLayer takes a layer from the worker, in the form of PutLayer.
-	GetLayer(*GetLayerRequest, grpc.ServerStreamingServer[LayerChunk]) error
-	// PutBlob gives the worker a blob of an image: header first, then its bytes.
+	// GetLayer takes a layer that a step made from the worker: its files, as in
+	// PutLayer.
+	GetLayer(*GetLayerRequest, grpc.ServerStreamingServer[GetLayerResponse]) error
+	// PutBlob gives the worker the blob that a layer of an image came as: header
+	// first, then its bytes. The worker checks them against the digest.
 	PutBlob(grpc.ClientStreamingServer[PutBlobRequest, PutBlobResponse]) error
 	// GetBlob takes a blob from the worker.
-	GetBlob(*GetBlobRequest, grpc.ServerStreamingServer[BlobChunk]) error
+	GetBlob(*GetBlobRequest, grpc.ServerStreamingServer[GetBlobResponse]) error
+	// Run runs one step. The first message is start; then the daemon answers what
+	// the worker asks for. The worker's last message is result or failure. Ending
+	// the stream of requests before that, or the call, cancels the step: the
+	// worker stops it and removes what it made.
+	Run(grpc.BidiStreamingServer[RunRequest, RunEvent]) error
 	mustEmbedUnimplementedWorkerServer()
 }
 
@@ -201,23 +223,23 @@ type UnimplementedWorkerServer struct{}
 func (UnimplementedWorkerServer) Info(context.Context, *InfoRequest) (*InfoResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Info not implemented")
 }
-func (UnimplementedWorkerServer) Run(grpc.BidiStreamingServer[RunRequest, RunEvent]) error {
-	return status.Error(codes.Unimplemented, "method Run not implemented")
-}
-func (UnimplementedWorkerServer) MissingLayers(context.Context, *MissingLayersRequest) (*MissingLayersResponse, error) {
-	return nil, status.Error(codes.Unimplemented, "method MissingLayers not implemented")
+func (UnimplementedWorkerServer) HoldLayers(context.Context, *HoldLayersRequest) (*HoldLayersResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method HoldLayers not implemented")
 }
 func (UnimplementedWorkerServer) PutLayer(grpc.ClientStreamingServer[PutLayerRequest, PutLayerResponse]) error {
 	return status.Error(codes.Unimplemented, "method PutLayer not implemented")
 }
-func (UnimplementedWorkerServer) GetLayer(*GetLayerRequest, grpc.ServerStreamingServer[LayerChunk]) error {
+func (UnimplementedWorkerServer) GetLayer(*GetLayerRequest, grpc.ServerStreamingServer[GetLayerResponse]) error {
 	return status.Error(codes.Unimplemented, "method GetLayer not implemented")
 }
 func (UnimplementedWorkerServer) PutBlob(grpc.ClientStreamingServer[PutBlobRequest, PutBlobResponse]) error {
 	return status.Error(codes.Unimplemented, "method PutBlob not implemented")
 }
-func (UnimplementedWorkerServer) GetBlob(*GetBlobRequest, grpc.ServerStreamingServer[BlobChunk]) error {
+func (UnimplementedWorkerServer) GetBlob(*GetBlobRequest, grpc.ServerStreamingServer[GetBlobResponse]) error {
 	return status.Error(codes.Unimplemented, "method GetBlob not implemented")
+}
+func (UnimplementedWorkerServer) Run(grpc.BidiStreamingServer[RunRequest, RunEvent]) error {
+	return status.Error(codes.Unimplemented, "method Run not implemented")
 }
 func (UnimplementedWorkerServer) mustEmbedUnimplementedWorkerServer() {}
 func (UnimplementedWorkerServer) testEmbeddedByValue()                {}
@@ -258,27 +280,20 @@ func _Worker_Info_Handler(srv interface{}, ctx context.Context, dec func(interfa
 	return interceptor(ctx, in, info, handler)
 }
 
-func _Worker_Run_Handler(srv interface{}, stream grpc.ServerStream) error {
-	return srv.(WorkerServer).Run(&grpc.GenericServerStream[RunRequest, RunEvent]{ServerStream: stream})
-}
-
-// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
-type Worker_RunServer = grpc.BidiStreamingServer[RunRequest, RunEvent]
-
-func _Worker_MissingLayers_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
-	in := new(MissingLayersRequest)
+func _Worker_HoldLayers_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(HoldLayersRequest)
 	if err := dec(in); err != nil {
 		return nil, err
 	}
 	if interceptor == nil {
-		return srv.(WorkerServer).MissingLayers(ctx, in)
+		return srv.(WorkerServer).HoldLayers(ctx, in)
 	}
 	info := &grpc.UnaryServerInfo{
 		Server:     srv,
-		FullMethod: Worker_MissingLayers_FullMethodName,
+		FullMethod: Worker_HoldLayers_FullMethodName,
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
-		return srv.(WorkerServer).MissingLayers(ctx, req.(*MissingLayersRequest))
+		return srv.(WorkerServer).HoldLayers(ctx, req.(*HoldLayersRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -295,11 +310,11 @@ func _Worker_GetLayer_Handler(srv interface{}, stream grpc.ServerStream) error {
 	if err := stream.RecvMsg(m); err != nil {
 		return err
 	}
-	return srv.(WorkerServer).GetLayer(m, &grpc.GenericServerStream[GetLayerRequest, LayerChunk]{ServerStream: stream})
+	return srv.(WorkerServer).GetLayer(m, &grpc.GenericServerStream[GetLayerRequest, GetLayerResponse]{ServerStream: stream})
 }
 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
-type Worker_GetLayerServer = grpc.ServerStreamingServer[LayerChunk]
+type Worker_GetLayerServer = grpc.ServerStreamingServer[GetLayerResponse]
 
 func _Worker_PutBlob_Handler(srv interface{}, stream grpc.ServerStream) error {
 	return srv.(WorkerServer).PutBlob(&grpc.GenericServerStream[PutBlobRequest, PutBlobResponse]{ServerStream: stream})
@@ -313,11 +328,18 @@ func _Worker_GetBlob_Handler(srv interface{}, stream grpc.ServerStream) error {
 	if err := stream.RecvMsg(m); err != nil {
 		return err
 	}
-	return srv.(WorkerServer).GetBlob(m, &grpc.GenericServerStream[GetBlobRequest, BlobChunk]{ServerStream: stream})
+	return srv.(WorkerServer).GetBlob(m, &grpc.GenericServerStream[GetBlobRequest, GetBlobResponse]{ServerStream: stream})
 }
 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
-type Worker_GetBlobServer = grpc.ServerStreamingServer[BlobChunk]
+type Worker_GetBlobServer = grpc.ServerStreamingServer[GetBlobResponse]
+
+func _Worker_Run_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(WorkerServer).Run(&grpc.GenericServerStream[RunRequest, RunEvent]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Worker_RunServer = grpc.BidiStreamingServer[RunRequest, RunEvent]
 
 // Worker_ServiceDesc is the grpc.ServiceDesc for Worker service.
 // It's only intended for direct use with grpc.RegisterService,
@@ -331,17 +353,11 @@ var Worker_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _Worker_Info_Handler,
 		},
 		{
-			MethodName: "MissingLayers",
-			Handler:    _Worker_MissingLayers_Handler,
+			MethodName: "HoldLayers",
+			Handler:    _Worker_HoldLayers_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
-		{
-			StreamName:    "Run",
-			Handler:       _Worker_Run_Handler,
-			ServerStreams: true,
-			ClientStreams: true,
-		},
 		{
 			StreamName:    "PutLayer",
 			Handler:       _Worker_PutLayer_Handler,
@@ -361,6 +377,12 @@ var Worker_ServiceDesc = grpc.ServiceDesc{
 			StreamName:    "GetBlob",
 			Handler:       _Worker_GetBlob_Handler,
 			ServerStreams: true,
+		},
+		{
+			StreamName:    "Run",
+			Handler:       _Worker_Run_Handler,
+			ServerStreams: true,
+			ClientStreams: true,
 		},
 	},
 	Metadata: "buildd/worker/v1/worker.proto",
