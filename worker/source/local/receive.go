@@ -27,8 +27,13 @@ import (
 	"google.golang.org/grpc/metadata"
 )
 
-// tellTimeout is how long a client that does not listen is waited for.
-const tellTimeout = time.Second
+const (
+	// tellTimeout is how long a client that does not listen is waited for.
+	tellTimeout = time.Second
+	// farewellTimeout is how long a client may take to end a transfer that is
+	// complete.
+	farewellTimeout = 5 * time.Second
+)
 
 // transfer receives one directory. Its receiving goroutine owns all fields but
 // the stage's; they are read by others only after run has returned.
@@ -182,11 +187,12 @@ func (t *transfer) talk(ctx context.Context, cancel func(), s stream, m *meter) 
 	if err := context.Cause(ctx); err != nil {
 		return err
 	}
-	for { // the client's own PACKET_FIN and the end of the call
-		if _, err := s.Recv(); errors.Is(err, io.EOF) {
+	// Everything is here; how the client takes its leave does not matter.
+	late := time.AfterFunc(farewellTimeout, cancel)
+	defer late.Stop()
+	for {
+		if _, err := s.Recv(); err != nil {
 			return nil
-		} else if err != nil {
-			return err
 		}
 	}
 }
