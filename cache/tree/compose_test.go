@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -152,45 +153,96 @@ func TestWhiteoutsAreNotListed(t *testing.T) {
 	expect(t, mounted(t, s, over), "d")
 }
 
-// More layers than one overlay takes.
+// More layers than one overlay takes, and more than stacked ones do.
 func TestLongChain(t *testing.T) {
+	for _, c := range []struct {
+		layers int
+		legacy bool
+	}{{510, false}, {1505, false}, {190, true}, {545, true}} {
+		t.Run(fmt.Sprintf("%d legacy=%v", c.layers, c.legacy), func(t *testing.T) { testLongChain(t, c.layers, c.legacy) })
+	}
+}
+
+func testLongChain(t *testing.T, n int, legacy bool) {
 	c := config(t)
+	c.Spare = time.Nanosecond
 	must(t, os.Mkdir(c.Dir, 0o755))
-	mountTmpfs(t, c.Dir, "size=64m") // a thousand directories are a while in the making elsewhere
+	mountTmpfs(t, c.Dir, "size=64m,nr_inodes=100k") // a thousand directories are a while in the making elsewhere
 	s := open(t, c)
 	t.Cleanup(func() { s.Close() })
-	base := step(t, s, "", func(dir string) {
+	s.legacy = legacy
+	tree := step(t, s, "", func(dir string) {
 		for i := range 10 {
 			write(t, fmt.Sprintf("%s/base/f%d", dir, i), "0")
 		}
+		must(t, os.Chmod(dir, 0o700))
 	})
-	tree := base
-	const n = 510
+	lease := s.Lease("build")
+	defer lease.Release()
 	for i := range n {
 		d, err := s.NewDraft(t.Context(), tree)
 		must(t, err)
 		must(t, os.Mkdir(d.Dir+"/l", 0o755))
 		must(t, os.WriteFile(fmt.Sprintf("%s/l/%d", d.Dir, i), nil, 0o644))
-		if i == n-10 { // a whiteout from the upper part into the lower
+		if i == n-3 || i == n-20 { // a whiteout from the upper part into the lower
 			must(t, os.Mkdir(d.Dir+"/base", 0o755))
-			must(t, unix.Mknod(d.Dir+"/base/f3", unix.S_IFCHR, 0))
-			must(t, unix.Mknod(d.Dir+"/l/7", unix.S_IFCHR, 0))
+			must(t, unix.Mknod(fmt.Sprintf("%s/base/f%d", d.Dir, (n-i)%10), unix.S_IFCHR, 0))
+			must(t, unix.Mknod(fmt.Sprintf("%s/l/%d", d.Dir, n-i), unix.S_IFCHR, 0))
 		}
 		tree, err = d.Commit(t.Context(), nil)
 		must(t, err)
+		must(t, lease.Add(tree))
 	}
 	got := mounted(t, s, tree)
-	if want := 1 + 9 + 1 + n - 1; len(got) != want || slices.Contains(got, "base/f3=0") || slices.Contains(got, "l/7=") {
+	if want := 1 + 8 + 1 + n - 2; len(got) != want || slices.Contains(got, "base/f3=0") || slices.Contains(got, "l/20=") {
 		t.Errorf("%d files, want %d", len(got), want)
 	}
 	over := step(t, s, tree, func(dir string) {
 		must(t, os.RemoveAll(dir+"/l"))
 		write(t, dir+"/base/f4", "new")
+		if fi, err := os.Stat(dir); err != nil || fi.Mode().Perm() != 0o700 {
+			t.Errorf("root: %v, %v", fi.Mode(), err)
+		}
 	})
-	if got := mounted(t, s, over); len(got) != 10 || !slices.Contains(got, "base/f4=new") {
+	if got := mounted(t, s, over); len(got) != 9 || !slices.Contains(got, "base/f4=new") {
 		t.Errorf("files: %q", got)
 	}
-	empty(t, s, mountsDir)
+	empty(t, s, mountsDir, draftsDir)
+	lease.Release()
+	if gone := sweep(t, s); len(gone) != n+2 {
+		t.Errorf("swept %d layers", len(gone))
+	}
+	empty(t, s, layersDir, flatsDir, trashDir)
+}
+
+// Before Linux 6.7.
+func TestLegacyMount(t *testing.T) {
+	if needsLegacy() {
+		t.Log("this kernel mounts so always")
+	}
+	c := config(t)
+	c.Dir += "/a,colon: and=more\\"
+	s := open(t, c)
+	s.legacy = true
+	a := step(t, s, "", func(dir string) { write(t, dir+"/a", "1"); write(t, dir+"/x", "1") })
+	b := step(t, s, a, func(dir string) { write(t, dir+"/b", "1"); must(t, os.Remove(dir+"/x")) })
+	expect(t, mounted(t, s, b), "a=1", "b=1")
+	expect(t, mounted(t, s, ""))
+	v, err := s.View(t.Context(), a)
+	must(t, err)
+	defer v.Close()
+	if err := os.WriteFile(v.Dir+"/x", nil, 0o600); !errors.Is(err, unix.EROFS) {
+		t.Errorf("write to a view: %v", err)
+	}
+}
+
+// Longer than what one option of a mount can be.
+func TestLongPath(t *testing.T) {
+	c := config(t)
+	c.Dir += strings.Repeat("/"+strings.Repeat("d", 100), 3)
+	s := open(t, c)
+	a := step(t, s, "", func(dir string) { write(t, dir+"/a", "1") })
+	expect(t, mounted(t, s, step(t, s, a, func(dir string) { write(t, dir+"/b", "1") })), "a=1", "b=1")
 }
 
 func rescan(t *testing.T, s *Store, tree cache.Tree) cache.Key {
@@ -198,4 +250,13 @@ func rescan(t *testing.T, s *Store, tree cache.Tree) cache.Key {
 	x, err := digest.Scan(t.Context(), s.path(layersDir, top(t, s, tree).dirIn(s), fsName), s.scanOptions())
 	must(t, err)
 	return x.Content()
+}
+
+func TestPathNeedsNoEscaping(t *testing.T) {
+	c := config(t)
+	c.Dir += "/a,colon: and=more\\ %s\n"
+	s := open(t, c)
+	a := step(t, s, "", func(dir string) { write(t, dir+"/a", "1") })
+	b := step(t, s, a, func(dir string) { write(t, dir+"/b", "1") })
+	expect(t, mounted(t, s, b), "a=1", "b=1")
 }

@@ -34,7 +34,7 @@ func (s *Store) Fork(ctx context.Context, t cache.Tree) (_ *Fork, err error) {
 			err = fmt.Errorf("fork tree %s: %w", t, errors.Join(err, f.Discard()))
 		}
 	}()
-	lowers, err := s.lowers(d.parent, 1)
+	lowers, err := s.lowers(ctx, d.parent, 1)
 	if err != nil {
 		return nil, err
 	}

@@ -12,14 +12,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxLowers is how many lower directories one overlay takes (OVL_MAX_STACK).
-const maxLowers = 500
+// How many lower directories one overlay takes: OVL_MAX_STACK, and with mount(2),
+// whose options are a page at most, about that divided by the length of a path.
+const (
+	maxLowers       = 500
+	maxLowersLegacy = 180
+)
 
-// maxLayers is how many layers a mount can have: the lowest maxLowers of them
-// are an overlay of their own below the others. Whiteouts in an overlay do not
-// reach below it, so only the lowest layers can be stacked, and the kernel stacks
-// overlays two deep at most.
-const maxLayers = maxLowers + maxLowers - 1
+// An overlay can have another one as its lowest layer, two deep at most. Whiteouts
+// in an overlay do not reach below it, so only the lowest layers can be stacked.
+func maxLayers(lowers int) int { return lowers + lowers - 1 }
 
 // fsconfig takes strings of up to 256 bytes, the final zero included.
 const maxOption = 255
@@ -30,35 +32,60 @@ type overlay struct {
 	// upper and work are "" for a read-only mount.
 	upper, work string
 	userXattr   bool
+	// legacy mounts with mount(2): before Linux 6.7 the new calls do not take a
+	// layer at a time.
+	legacy bool
 }
 
 // mount mounts o on the directory at.
 func (o overlay) mount(at string) (err error) {
-	if len(o.lowers) > maxLayers {
-		return fmt.Errorf("mount overlay: %d layers, the kernel takes %d", len(o.lowers), maxLayers)
+	most := maxLowers
+	if o.legacy {
+		most = maxLowersLegacy
 	}
-	if len(o.lowers) > maxLowers {
-		below := overlay{lowers: o.lowers[:maxLowers], userXattr: o.userXattr}
+	if len(o.lowers) > most {
 		low := at + ".low"
-		if err := os.Mkdir(low, 0o700); err != nil {
-			return fmt.Errorf("mount overlay: %w", err)
-		}
-		defer os.Remove(low)
-		if err := below.mount(low); err != nil {
+		if err := o.stack(low, most); err != nil {
 			return err
 		}
 		// The upper overlay has a mount of its own of it by then.
-		defer unix.Unmount(low, unix.MNT_DETACH)
-		o.lowers = append([]string{low}, o.lowers[maxLowers:]...)
+		defer func() { err = errors.Join(err, detach(low), os.Remove(low)) }()
+		o.lowers = append([]string{low}, o.lowers[most:]...)
 	}
-	fd, err := o.create()
+	if len(o.lowers) > most {
+		return fmt.Errorf("mount overlay: %d layers are too many", len(o.lowers))
+	}
+	if o.legacy {
+		err = o.mountLegacy(at)
+	} else {
+		err = o.mountNew(at)
+	}
 	if err != nil {
 		return fmt.Errorf("mount overlay: %w", err)
 	}
-	defer unix.Close(fd)
-	err = unix.MoveMount(fd, "", unix.AT_FDCWD, at, unix.MOVE_MOUNT_F_EMPTY_PATH)
+	return nil
+}
+
+// stack mounts the lowest layers on a new directory.
+func (o overlay) stack(low string, n int) error {
+	if err := os.Mkdir(low, 0o700); err != nil {
+		return fmt.Errorf("mount overlay: %w", err)
+	}
+	below := overlay{lowers: o.lowers[:n], userXattr: o.userXattr, legacy: o.legacy}
+	if err := below.mount(low); err != nil {
+		return errors.Join(err, os.Remove(low))
+	}
+	return nil
+}
+
+func (o overlay) mountNew(at string) error {
+	fd, err := o.create()
 	if err != nil {
-		return fmt.Errorf("mount overlay: move mount to %s: %w", at, err)
+		return err
+	}
+	defer unix.Close(fd)
+	if err := unix.MoveMount(fd, "", unix.AT_FDCWD, at, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		return fmt.Errorf("move mount to %s: %w", at, err)
 	}
 	return nil
 }
@@ -130,9 +157,10 @@ func (o overlay) configure(fd int) error {
 	return unix.FsconfigSetString(fd, "source", "buildd")
 }
 
-// setDir sets an option to a path, however long that is.
+// setDir sets an option to a path, however long that is and whatever the kernel
+// would take for an escape in it.
 func setDir(fd int, key, path string) error {
-	if len(path) <= maxOption {
+	if len(path) <= maxOption && !strings.ContainsAny(path, `\:,`) {
 		return unix.FsconfigSetString(fd, key, path)
 	}
 	dir, err := unix.Open(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)

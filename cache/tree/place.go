@@ -16,6 +16,7 @@ const (
 	draftsDir = "drafts" // drafts/ID/...: what is being made; becomes layers/ID
 	mountsDir = "mounts" // mounts/ID: mount points
 	trashDir  = "trash"  // trash/ID: being removed
+	flatsDir  = "flats"  // flats/ID: many layers in one directory
 	emptyDir  = "empty"  // empty/0 and empty/1: what a mount of no layers shows
 	dbFile    = "trees.db"
 )

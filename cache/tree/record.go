@@ -111,6 +111,9 @@ type node struct {
 	holds int // leases, mounts and other users
 	// fresh says that the tree was made and no lease has taken it yet.
 	fresh bool
+	// flat is the name of the directory below flats/ that has the files of the
+	// whole tree; "" if there is none.
+	flat string
 	// used is when the tree was last returned by a method that makes trees, or let
 	// go of.
 	used time.Time

@@ -18,7 +18,7 @@ import (
 // prepareDirs makes the store's directories and empties those that only hold
 // what is in the making.
 func (s *Store) prepareDirs() error {
-	for _, dir := range []string{mountsDir, trashDir, layersDir, draftsDir, emptyDir, emptyDir + "/0", emptyDir + "/1"} {
+	for _, dir := range []string{mountsDir, trashDir, layersDir, draftsDir, flatsDir, emptyDir, emptyDir + "/0", emptyDir + "/1"} {
 		// The files of containers lie below: root in a container is no other
 		// user, and others have no business there.
 		if err := os.MkdirAll(s.path(dir), 0o700); err != nil {
@@ -33,7 +33,7 @@ func (s *Store) prepareDirs() error {
 	if err := unmountBelow(s.path(mountsDir)); err != nil {
 		return err
 	}
-	for _, dir := range []string{mountsDir, draftsDir, trashDir} {
+	for _, dir := range []string{mountsDir, draftsDir, flatsDir, trashDir} {
 		if err := s.clear(dir, func(string) bool { return true }); err != nil {
 			return err
 		}

@@ -27,6 +27,8 @@ type Store struct {
 	fetches flight.Group[ocidigest.Digest, fetcher, struct{}]
 	unpacks flight.Group[cache.LayerID, struct{}, struct{}]
 	packs   flight.Group[packKey, struct{}, packed]
+	flats   flight.Group[cache.Tree, struct{}, string]
+	legacy  bool // how overlays are mounted
 
 	syncing sync.Mutex // one Sync at a time; held over I/O, guards nothing else
 
@@ -52,7 +54,7 @@ func Open(c Config) (_ *Store, err error) {
 		cfg: c, indexes: newIndexes(), slots: make(chan struct{}, c.Unpacks),
 		layers: map[cache.LayerID]*layerRecord{}, trees: map[cache.Tree]*node{},
 		dirtyLayers: map[cache.LayerID]struct{}{}, dirtyTrees: map[cache.Tree]struct{}{},
-		changed: make(chan struct{}),
+		changed: make(chan struct{}), legacy: needsLegacy(),
 	}
 	defer func() {
 		if err != nil {

@@ -119,7 +119,7 @@ func (s *Store) Size() (size int64) {
 // one that is, and all layers that are in no tree any more. It returns the
 // removed layers. Their blobs are left to who sweeps blobs.
 func (s *Store) Sweep(ctx context.Context, roots []cache.Tree) ([]LayerInfo, error) {
-	gone := s.cut(roots)
+	gone, flats := s.cut(roots)
 	infos := make([]LayerInfo, len(gone))
 	var dirs []string
 	for i, r := range gone { // they are nobody else's any more
@@ -138,14 +138,17 @@ func (s *Store) Sweep(ctx context.Context, roots []cache.Tree) ([]LayerInfo, err
 	for _, dir := range dirs {
 		errs = append(errs, s.remove(s.path(layersDir, dir)))
 	}
+	for _, dir := range flats {
+		errs = append(errs, s.remove(s.path(flatsDir, dir)))
+	}
 	if err := errors.Join(errs...); err != nil {
 		return infos, fmt.Errorf("sweep layers: %w", err)
 	}
 	return infos, nil
 }
 
-// cut takes out of the maps what is to be removed.
-func (s *Store) cut(roots []cache.Tree) (gone []*layerRecord) {
+// cut takes out of the maps what is to be removed: layers and flat directories.
+func (s *Store) cut(roots []cache.Tree) (gone []*layerRecord, flats []string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := time.Now()
@@ -166,6 +169,9 @@ func (s *Store) cut(roots []cache.Tree) (gone []*layerRecord) {
 	for t, n := range s.trees {
 		if !live[n] {
 			n.layer.nodes--
+			if n.flat != "" {
+				flats = append(flats, n.flat)
+			}
 			delete(s.trees, t)
 			s.dirtyTrees[t] = struct{}{}
 		}
@@ -179,7 +185,7 @@ func (s *Store) cut(roots []cache.Tree) (gone []*layerRecord) {
 		s.dirtyLayers[id] = struct{}{}
 		gone = append(gone, r)
 	}
-	return gone
+	return gone, flats
 }
 
 // neededLocked returns the layers that are in a tree or used otherwise, and those

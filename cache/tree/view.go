@@ -29,7 +29,7 @@ func (s *Store) View(ctx context.Context, t cache.Tree) (*View, error) {
 	if err != nil {
 		return nil, err
 	}
-	lowers, err := s.lowers(n, 2)
+	lowers, err := s.lowers(ctx, n, 2)
 	if err != nil {
 		release()
 		return nil, fmt.Errorf("mount tree %s: %w", t, err)
@@ -50,7 +50,7 @@ func (s *Store) View(ctx context.Context, t cache.Tree) (*View, error) {
 
 // mount mounts o on a new directory.
 func (s *Store) mount(o overlay, at string) error {
-	o.userXattr = s.cfg.Rootless
+	o.userXattr, o.legacy = s.cfg.Rootless, s.legacy
 	if err := os.Mkdir(at, 0o700); err != nil {
 		return fmt.Errorf("create mount point: %w", err)
 	}
@@ -66,18 +66,30 @@ func (s *Store) mount(o overlay, at string) error {
 // directory twice. Of a layer that is in a chain more than once, as Merge makes
 // them, the uppermost is enough: whatever it has, or hides, overrules what it has
 // or hides further down.
-func (s *Store) lowers(n *node, least int) ([]string, error) {
-	dirs, err := s.dirs(n.chain())
-	if err != nil {
+func (s *Store) lowers(ctx context.Context, n *node, least int) ([]string, error) {
+	if _, err := s.dirs(n.chain()); err != nil {
 		return nil, err
 	}
-	seen := make(map[string]bool, len(dirs))
+	flat := s.flattened(n)
 	var out []string // top first
-	for _, dir := range slices.Backward(dirs) {
-		if !seen[dir] {
-			seen[dir] = true
-			out = append(out, s.path(layersDir, dir, fsName))
+	seen := map[cache.LayerID]bool{}
+	for at := n; at != flat; at = at.parent {
+		if seen[at.layer.id] {
+			continue
 		}
+		seen[at.layer.id] = true
+		dirs, err := s.dirs([]*layerRecord{at.layer})
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, s.path(layersDir, dirs[0], fsName))
+	}
+	if flat != nil {
+		dir, err := s.flat(ctx, flat)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, dir)
 	}
 	for i := 0; len(out) < least; i++ {
 		out = append(out, s.path(emptyDir, strconv.Itoa(i)))
