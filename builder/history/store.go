@@ -298,17 +298,19 @@ func (s *Store) Misses(ref string) ([]progress.Miss, error) {
 	return out, err
 }
 
-// Roots lists the blobs that the records point to.
-func (s *Store) Roots(context.Context) ([]digest.Digest, error) {
+// Roots lists what the records point to: logs, errors, traces, attestations and
+// the images themselves, so that a record shows what it says for as long as it
+// is kept.
+func (s *Store) Roots(context.Context) ([]ocispecs.Descriptor, error) {
 	recs, err := s.all()
 	if err != nil {
 		return nil, err
 	}
-	var out []digest.Digest
+	var out []ocispecs.Descriptor
 	add := func(ds ...*control.Descriptor) {
 		for _, d := range ds {
 			if d != nil {
-				out = append(out, digest.Digest(d.Digest))
+				out = append(out, ocispecs.Descriptor{MediaType: d.MediaType, Digest: digest.Digest(d.Digest), Size: d.Size})
 			}
 		}
 	}
@@ -320,6 +322,9 @@ func (s *Store) Roots(context.Context) ([]digest.Digest, error) {
 		}
 		for _, i := range infos {
 			add(i.GetAttestations()...)
+			for _, d := range i.GetResults() {
+				add(d)
+			}
 		}
 	}
 	return out, nil

@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"github.com/buildd/buildd/cmd/buildd/config"
 	"github.com/buildd/buildd/worker/runtime/native"
 	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
 
@@ -56,7 +58,15 @@ func serve(ctx context.Context, f *config.Flags) error {
 	}
 	defer d.close()
 	d.register(srv)
-	return srv.run(ctx, log, c)
+	eg, ctx := errgroup.WithContext(ctx)
+	for _, run := range d.background {
+		eg.Go(func() error { return run(ctx) })
+	}
+	eg.Go(func() error { return srv.run(ctx, log, c) })
+	if err := eg.Wait(); !errors.Is(err, context.Canceled) { // which is how a daemon ends
+		return err
+	}
+	return nil
 }
 
 func newLog(c config.Config) *slog.Logger {

@@ -42,8 +42,10 @@ type daemon struct {
 	control   *control.Server
 	blobs     *blob.Store
 	forwarder *gateway.Forwarder
-	closers   []func() error
-	log       *slog.Logger
+	// background runs for as long as the daemon serves.
+	background []func(context.Context) error
+	closers    []func() error
+	log        *slog.Logger
 }
 
 // register adds the daemon's services to a server.
@@ -132,7 +134,7 @@ func wire(ctx context.Context, log *slog.Logger, c config.Config, remote []strin
 	if err != nil {
 		return nil, err
 	}
-	sources, err := newSources(c, s, hosts, rootless)
+	src, err := newSources(c, s, hosts, rootless)
 	if err != nil {
 		return nil, err
 	}
@@ -141,48 +143,56 @@ func wire(ctx context.Context, log *slog.Logger, c config.Config, remote []strin
 		return nil, err
 	}
 	provider := func(client session.Client) tree.Provider { return source.Provider{Hosts: hosts, Client: client} }
-	runner := worker.New(worker.Config{Trees: s.trees, Sources: sources, Sessions: sessions, Steps: steps.run, Provider: provider})
-	collector, err := d.newCollector(c, s, steps)
+	runner := worker.New(worker.Config{Trees: s.trees, Sources: src.all, Sessions: sessions, Steps: steps.run, Provider: provider})
+	collector, err := d.newCollector(c, s, src, steps)
 	if err != nil {
 		return nil, err
 	}
 	b := builder.New(builder.Config{
 		Solver: solver.New(solver.Config{Cache: s.actions, Contents: runner, Runner: runner, Slots: int64(c.Workers.OCI.MaxParallelism)}),
 		Bridge: &bridge.Config{
-			Sources: sources, Files: runner, Containers: steps.containers, Forget: steps.forget, Check: checkOp, Frontends: frontends(c),
+			Sources: src.all, Files: runner, Containers: steps.containers, Forget: steps.forget, Check: checkOp, Frontends: frontends(c),
 			Workers: []gwclient.WorkerInfo{{ID: steps.id, Labels: steps.labels, Platforms: steps.platforms}},
 		},
 		Sessions: sessions, Trees: s.trees, Memory: memory{s.actions}, History: s.history, Forwarder: d.forwarder,
-		Provider: provider, Entitlements: c.Entitlements, Devices: steps.devices, Collect: collector.soon,
+		Provider: provider, Entitlements: c.Entitlements, Devices: steps.devices, Collect: collector.Kick,
 		Exporters: export.NewSet(export.Config{Trees: s.trees, Blobs: s.blobs, Images: s.images, Resolver: func(client session.Client, insecure bool) remotes.Resolver {
 			return hosts.Resolver(client, registry.ResolverOptions{Insecure: insecure})
 		}}),
 	})
+	d.background = append(d.background, collector.Run)
 	d.control = control.New(control.Config{
-		Builder: b, Sessions: sessions, Usage: collector, History: s.history, Workers: steps.list, Version: buildkitVersion(),
+		Builder: b, Sessions: sessions, Usage: usage{collector}, History: s.history, Workers: steps.list, Version: buildkitVersion(),
 	})
 	return d, nil
 }
 
-func newSources(c config.Config, s stores, hosts *registry.Hosts, rootless rootless) (*source.Set, error) {
+// sources are all kinds of sources; those that keep something between builds
+// also by themselves.
+type sources struct {
+	all   *source.Set
+	local *local.Source
+	git   *git.Source
+}
+
+func newSources(c config.Config, s stores, hosts *registry.Hosts, rootless rootless) (out sources, err error) {
 	dir := filepath.Join(c.Root, "sources")
-	locals, err := local.New(local.Config{Trees: s.trees, Dir: filepath.Join(dir, "local"), IgnoreOwner: rootless.singleID})
-	if err != nil {
-		return nil, err
+	if out.local, err = local.New(local.Config{Trees: s.trees, Dir: filepath.Join(dir, "local"), IgnoreOwner: rootless.singleID}); err != nil {
+		return out, err
 	}
 	urls, err := http.New(http.Config{Trees: s.trees, Dir: filepath.Join(dir, "http"), IgnoreOwner: rootless.singleID})
 	if err != nil {
-		return nil, err
+		return out, err
 	}
-	repos, err := git.New(git.Config{Trees: s.trees, Dir: filepath.Join(dir, "git")})
-	if err != nil {
-		return nil, err
+	if out.git, err = git.New(git.Config{Trees: s.trees, Dir: filepath.Join(dir, "git")}); err != nil {
+		return out, err
 	}
-	return source.NewSet(
-		locals, urls, repos,
+	out.all = source.NewSet(
+		out.local, urls, out.git,
 		imagesource.New(imagesource.Config{Trees: s.trees, Blobs: s.blobs, Names: s.images, Hosts: hosts}),
 		ocilayout.New(s.trees, s.blobs, nil),
-	), nil
+	)
+	return out, nil
 }
 
 func frontends(c config.Config) map[string]frontend.Frontend {

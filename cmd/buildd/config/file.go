@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/buildd/buildd/cache/gc"
 	"github.com/buildd/buildd/worker/registry"
 	"github.com/pelletier/go-toml/v2"
 )
@@ -88,10 +89,10 @@ type Worker struct {
 	Rootless            bool              `toml:"rootless"`
 	NoProcessSandbox    bool              `toml:"noProcessSandbox"`
 	GC                  *bool             `toml:"gc"`
-	GCKeepStorage       DiskSpace         `toml:"gckeepstorage"`
-	ReservedSpace       DiskSpace         `toml:"reservedSpace"`
-	MaxUsedSpace        DiskSpace         `toml:"maxUsedSpace"`
-	MinFreeSpace        DiskSpace         `toml:"minFreeSpace"`
+	GCKeepStorage       gc.Space          `toml:"gckeepstorage"`
+	ReservedSpace       gc.Space          `toml:"reservedSpace"`
+	MaxUsedSpace        gc.Space          `toml:"maxUsedSpace"`
+	MinFreeSpace        gc.Space          `toml:"minFreeSpace"`
 	GCPolicy            []GCPolicy        `toml:"gcpolicy"`
 	NetworkMode         string            `toml:"networkMode"`
 	CNIConfigPath       string            `toml:"cniConfigPath"`
@@ -108,13 +109,13 @@ type Worker struct {
 
 // GCPolicy is one rule of what to evict.
 type GCPolicy struct {
-	All           bool      `toml:"all"`
-	Filters       []string  `toml:"filters"`
-	KeepDuration  Duration  `toml:"keepDuration"`
-	KeepBytes     DiskSpace `toml:"keepBytes"`
-	ReservedSpace DiskSpace `toml:"reservedSpace"`
-	MaxUsedSpace  DiskSpace `toml:"maxUsedSpace"`
-	MinFreeSpace  DiskSpace `toml:"minFreeSpace"`
+	All           bool     `toml:"all"`
+	Filters       []string `toml:"filters"`
+	KeepDuration  Duration `toml:"keepDuration"`
+	KeepBytes     gc.Space `toml:"keepBytes"`
+	ReservedSpace gc.Space `toml:"reservedSpace"`
+	MaxUsedSpace  gc.Space `toml:"maxUsedSpace"`
+	MinFreeSpace  gc.Space `toml:"minFreeSpace"`
 }
 
 // Duration is a number of seconds or a Go duration such as "48h".
@@ -132,57 +133,6 @@ func (d *Duration) UnmarshalText(b []byte) error {
 	}
 	d.Duration = v
 	return nil
-}
-
-// DiskSpace is a number of bytes, or a part of the disk.
-type DiskSpace struct {
-	Bytes   int64
-	Percent int64
-}
-
-// UnmarshalText implements encoding.TextUnmarshaler: "1024", "512MB", "10%".
-func (d *DiskSpace) UnmarshalText(b []byte) error {
-	s := strings.TrimSpace(string(b))
-	wrong := fmt.Errorf("disk space %q: want bytes, a number with a unit such as 512MB, or a percentage such as 10%%", b)
-	if p, ok := strings.CutSuffix(s, "%"); ok {
-		n, err := strconv.ParseInt(strings.TrimSpace(p), 10, 64)
-		if err != nil || n < 0 || n > 100 {
-			return wrong
-		}
-		d.Percent = n
-		return nil
-	}
-	n, err := parseBytes(s)
-	if err != nil {
-		return wrong
-	}
-	d.Bytes = n
-	return nil
-}
-
-// parseBytes reads 512, 512k, 512KB, 512MiB ..., every unit a power of 1024 as
-// docker's units are.
-func parseBytes(s string) (int64, error) {
-	s = strings.ToLower(s)
-	s = strings.TrimSuffix(strings.TrimSuffix(s, "b"), "i")
-	shift := 0
-	if i := strings.IndexAny(s, "kmgtp"); i >= 0 && i == len(s)-1 {
-		shift = 10 * (strings.IndexByte("kmgtp", s[i]) + 1)
-		s = strings.TrimSpace(s[:i])
-	}
-	f, err := strconv.ParseFloat(s, 64)
-	if err != nil || f < 0 || f*float64(int64(1)<<shift) > 1<<62 {
-		return 0, errors.New("not a size")
-	}
-	return int64(f * float64(int64(1)<<shift)), nil
-}
-
-// Of returns the bytes on a disk of the given size.
-func (d DiskSpace) Of(disk int64) int64 {
-	if d.Percent > 0 {
-		return disk / 100 * d.Percent
-	}
-	return d.Bytes
 }
 
 // Load reads a configuration file. Keys that buildd does not know are returned

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/buildd/buildd/cache/gc"
 	"github.com/spf13/pflag"
 )
 
@@ -208,7 +209,7 @@ func setLabels(w *Worker, labels []string) error {
 // setKeep reads buildkitd's --oci-worker-gc-keepstorage: reserved, maximum and
 // minimum free space, numbers being megabytes.
 func setKeep(w *Worker, parts []string) error {
-	for i, to := range []*DiskSpace{&w.ReservedSpace, &w.MinFreeSpace, &w.MaxUsedSpace} {
+	for i, to := range []*gc.Space{&w.ReservedSpace, &w.MinFreeSpace, &w.MaxUsedSpace} {
 		if i >= len(parts) {
 			break
 		}
