@@ -30,5 +30,3 @@ func withDir(base, rel string, f func(fd int) error) error {
 }
 
 func parentOf(rel string) string { return rel[:max(0, strings.LastIndexByte(rel, '/'))] }
-
-func baseOf(rel string) string { return rel[strings.LastIndexByte(rel, '/')+1:] }
