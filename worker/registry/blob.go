@@ -10,6 +10,7 @@ import (
 	"github.com/buildd/buildd/worker/session"
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/remotes"
+	"github.com/opencontainers/go-digest"
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
@@ -169,4 +170,22 @@ func (b *blobReader) Close() error {
 	defer b.mu.Unlock()
 	b.closeLocked()
 	return nil
+}
+
+// Open opens the blob d of the image ref's repository, whose size is not known
+// beforehand. The bytes are not verified.
+func (h *Hosts) Open(ctx context.Context, c session.Client, ref string, d digest.Digest) (io.ReadCloser, error) {
+	f, err := h.Resolver(c, ResolverOptions{}).Fetcher(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	by, ok := f.(remotes.FetcherByDigest)
+	if !ok {
+		return nil, fmt.Errorf("fetch %s of %s: the registry's client cannot fetch by digest", d, ref)
+	}
+	rc, _, err := by.FetchByDigest(ctx, d)
+	if err != nil {
+		return nil, explain(ctx, "fetch", ref, err)
+	}
+	return rc, nil
 }

@@ -45,7 +45,7 @@ func classify(err error, host string) (kind error, advice string) {
 		strings.Contains(text, ": 401 "), // of a token that a client could not get; its error is text only
 		errors.Is(err, docker.ErrInvalidAuthorization), errors.Is(err, errNoLogin):
 		return ErrDenied, fmt.Sprintf(`the image may not exist, or needs "docker login %s"`, host)
-	case errdefs.IsNotFound(err), hasStatus && status.StatusCode == http.StatusNotFound:
+	case errdefs.IsNotFound(err), hasStatus && status.StatusCode == http.StatusNotFound, strings.Contains(text, ": 404 "):
 		return ErrNotFound, "check the name and the tag"
 	case strings.Contains(text, "server gave HTTP response to HTTPS client"):
 		return ErrUnreachable, fmt.Sprintf(`it speaks plain HTTP, say http = true below [registry."%s"] in the configuration`, host)

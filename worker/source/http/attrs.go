@@ -8,31 +8,22 @@ import (
 	"net/http"
 	"net/url"
 	"path"
-	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
-	"unicode"
 
 	"github.com/buildd/buildd/cache"
 	"github.com/buildd/buildd/worker/source"
+	"github.com/buildd/buildd/worker/source/onefile"
 	"github.com/moby/buildkit/solver/pb"
 	"github.com/opencontainers/go-digest"
-)
-
-const (
-	defaultPerm = 0o600
-	defaultName = "download"
 )
 
 // request is an http source op, read.
 type request struct {
 	url      *url.URL
 	checksum digest.Digest
-	// filename is what the file is to be called; "" leaves it to the server.
-	filename   string
-	perm       uint32
-	uid, gid   uint32
+	// file's Name is what it is to be called; "" leaves it to the server.
+	file       onefile.File
 	authSecret string
 	header     []field
 	pubKey     []byte
@@ -42,7 +33,7 @@ type request struct {
 type field struct{ Name, Value string }
 
 func parse(r source.Request) (request, error) {
-	out := request{perm: defaultPerm}
+	var out request
 	u, err := url.Parse(r.Identifier)
 	if err != nil {
 		return out, fmt.Errorf("source: %w", err)
@@ -68,20 +59,6 @@ func (r *request) set(k, v string) error {
 	switch k {
 	case pb.AttrHTTPChecksum:
 		r.checksum, err = digest.Parse(v)
-	case pb.AttrHTTPFilename:
-		r.filename = safeName(v)
-	case pb.AttrHTTPPerm:
-		r.perm, err = parseUint(v)
-		if err == nil && r.perm > 0o7777 {
-			err = fmt.Errorf("want at most 07777")
-		}
-		if r.perm == 0 {
-			r.perm = defaultPerm
-		}
-	case pb.AttrHTTPUID:
-		r.uid, err = parseUint(v)
-	case pb.AttrHTTPGID:
-		r.gid, err = parseUint(v)
 	case pb.AttrHTTPAuthHeaderSecret:
 		r.authSecret = v
 	case pb.AttrHTTPSignatureVerifyPubKey:
@@ -89,6 +66,9 @@ func (r *request) set(k, v string) error {
 	case pb.AttrHTTPSignatureVerify:
 		r.signature = []byte(v)
 	default:
+		if ok, err := r.file.Set(k, v); ok {
+			return err
+		}
 		// Others than these two are dropped, as in BuildKit.
 		name, ok := strings.CutPrefix(k, pb.AttrHTTPHeaderPrefix)
 		if name = http.CanonicalHeaderKey(name); ok && (name == "Accept" || name == "User-Agent") {
@@ -98,44 +78,30 @@ func (r *request) set(k, v string) error {
 	return err
 }
 
-func parseUint(v string) (uint32, error) {
-	n, err := strconv.ParseUint(v, 0, 32) // 0644 is octal
-	return uint32(n), err
-}
-
 // id names what the server's answer and the file depend on, except for the
 // answer itself.
 func (r *request) id() string {
-	b, _ := json.Marshal([]any{r.url.String(), r.filename, r.perm, r.uid, r.gid, r.checksum, r.authSecret, r.header}) // always marshals
+	b, _ := json.Marshal([]any{r.url.String(), r.file, r.checksum, r.authSecret, r.header}) // always marshals
 	return cache.Hash("http request", b).String()[:32]
 }
 
 // key names the file: its name, metadata and content, and its time, which comes
 // from the server.
 func (r *request) key(f fetched) string {
-	b, _ := json.Marshal([]any{f.Filename, r.perm, r.uid, r.gid, f.Digest, f.LastModified}) // always marshals
+	b, _ := json.Marshal([]any{f.Filename, r.file.Perm, r.file.UID, r.file.GID, f.Digest, f.LastModified}) // always marshals
 	return cache.Hash("http", b).String()
 }
 
 // nameFor is the file's name: what was asked for, what the server says, or the
 // last part of the URL.
 func (r *request) nameFor(h http.Header) string {
-	if r.filename != "" {
-		return r.filename
+	if r.file.Name != "" {
+		return r.file.Name
 	}
 	if _, params, err := mime.ParseMediaType(h.Get("Content-Disposition")); err == nil {
 		if n := params["filename"]; n != "" && !strings.HasSuffix(n, "/") {
-			return safeName(n)
+			return onefile.SafeName(n)
 		}
 	}
-	return safeName(path.Base(r.url.Path))
-}
-
-// safeName makes a name that stays in its directory.
-func safeName(s string) string {
-	s = filepath.Base(strings.TrimSpace(s))
-	if s == "." || s == ".." || s == "/" || strings.ContainsFunc(s, unicode.IsControl) || len(s) > 255 {
-		return defaultName
-	}
-	return s
+	return onefile.SafeName(path.Base(r.url.Path))
 }

@@ -2,29 +2,22 @@ package http
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
-	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
-	cdigest "github.com/buildd/buildd/cache/digest"
-	"github.com/buildd/buildd/cache/tree"
 	"github.com/buildd/buildd/solver"
 	"github.com/buildd/buildd/worker/session"
-	"github.com/opencontainers/go-digest"
-	"golang.org/x/sys/unix"
+	"github.com/buildd/buildd/worker/source/onefile"
 )
 
 const (
 	maxRedirects = 10
 	userAgent    = "buildd buildkit/v0.34" // servers and proxies have rules for BuildKit
-	reportEvery  = 100 * time.Millisecond
 
 	// Secrets that authorize requests to a host without being asked for.
 	headerSecret = "HTTP_AUTH_HEADER_"
@@ -55,8 +48,8 @@ func (s *Source) download(ctx context.Context, c session.Client, req request, kn
 	if resp.StatusCode != http.StatusOK {
 		return fetched{}, answer{}, fmt.Errorf("get %s: %s: check the URL", req.url.Redacted(), resp.Status)
 	}
-	if resp.ContentLength > s.c.MaxSize {
-		return fetched{}, answer{}, fmt.Errorf("get %s: %w: %d bytes, the limit is %d", req.url.Redacted(), errTooLarge, resp.ContentLength, s.c.MaxSize)
+	if limit := s.maker().Limit(); resp.ContentLength > limit {
+		return fetched{}, answer{}, fmt.Errorf("get %s: %w: %d bytes, the limit is %d", req.url.Redacted(), onefile.ErrTooLarge, resp.ContentLength, limit)
 	}
 	f, err := s.save(ctx, req, resp.Header, func(w io.Writer) error {
 		_, err := io.Copy(w, resp.Body)
@@ -159,101 +152,16 @@ func (s *Source) save(ctx context.Context, req request, h http.Header, copyTo fu
 	if _, err := http.ParseTime(f.LastModified); err != nil || req.checksum != "" {
 		f.LastModified = ""
 	}
-	d, err := s.c.Trees.NewDraft(ctx, "")
+	file := req.file
+	file.Name, file.ModTime = f.Filename, f.modTime()
+	var err error
+	f.Tree, f.Digest, err = s.maker().Make(ctx, file, copyTo, progress)
 	if err != nil {
 		return fetched{}, fmt.Errorf("save %s: %w", req.url.Redacted(), err)
 	}
-	committed := false
-	defer func() {
-		if !committed {
-			d.Discard()
-		}
-	}()
-	e := cdigest.Entry{Path: f.Filename, Mode: unix.S_IFREG | req.perm, UID: req.uid, GID: req.gid, ModTime: f.modTime()}
-	if err := s.write(ctx, d, &e, copyTo, progress); err != nil {
-		return fetched{}, fmt.Errorf("save %s: %w", req.url.Redacted(), err)
-	}
-	var b cdigest.Builder
-	b.Add(e)
-	idx, err := b.Index()
-	if err != nil {
-		return fetched{}, fmt.Errorf("save %s: %w", req.url.Redacted(), err)
-	}
-	f.Digest = digest.NewDigestFromBytes(digest.SHA256, e.Hash[:])
-	if f.Tree, err = d.Commit(ctx, idx); err != nil {
-		return fetched{}, fmt.Errorf("save %s: %w", req.url.Redacted(), err)
-	}
-	committed = true
 	return f, nil
 }
 
-// write fills in e's size and hash.
-func (s *Source) write(ctx context.Context, d *tree.Draft, e *cdigest.Entry, copyTo func(io.Writer) error, progress func(solver.Status)) error {
-	out, err := os.OpenFile(filepath.Join(d.Dir, e.Path), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	defer out.Close()
-	h := sha256.New()
-	m := &meter{ctx: ctx, limit: s.c.MaxSize, report: progress, status: solver.Status{ID: "downloading " + e.Path, Started: time.Now()}}
-	err = copyTo(io.MultiWriter(m, out, h))
-	m.finish()
-	if err != nil {
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		return err
-	}
-	e.Size = m.status.Current
-	h.Sum(e.Hash[:0])
-	if err := s.setAttrs(out, *e); err != nil {
-		return err
-	}
-	return out.Close()
-}
-
-func (s *Source) setAttrs(f *os.File, e cdigest.Entry) error {
-	err := f.Chown(int(e.UID), int(e.GID))
-	if err != nil && s.c.IgnoreOwner {
-		err = unix.Fsetxattr(int(f.Fd()), cdigest.OwnerXattr, []byte(cdigest.FormatOwner(e.UID, e.GID)), 0)
-	}
-	if err != nil {
-		return fmt.Errorf("set owner %d:%d: %w", e.UID, e.GID, err)
-	}
-	if err := unix.Fchmod(int(f.Fd()), e.Mode&0o7777); err != nil {
-		return fmt.Errorf("set mode %o: %w", e.Mode&0o7777, err)
-	}
-	return os.Chtimes(f.Name(), e.ModTime, e.ModTime)
-}
-
-// meter counts what is written, reports it, and ends what is too large or
-// unwanted.
-type meter struct {
-	ctx    context.Context // of the one download that it is made for
-	limit  int64
-	report func(solver.Status)
-	status solver.Status
-	last   time.Time
-}
-
-func (m *meter) Write(p []byte) (int, error) {
-	if err := m.ctx.Err(); err != nil {
-		return 0, context.Cause(m.ctx)
-	}
-	m.status.Current += int64(len(p))
-	if m.status.Current > m.limit {
-		return 0, fmt.Errorf("%w: the limit is %d bytes", errTooLarge, m.limit)
-	}
-	if m.report != nil && time.Since(m.last) >= reportEvery {
-		m.last = time.Now()
-		m.report(m.status)
-	}
-	return len(p), nil
-}
-
-func (m *meter) finish() {
-	if m.report != nil {
-		m.status.Completed = time.Now()
-		m.report(m.status)
-	}
+func (s *Source) maker() onefile.Maker {
+	return onefile.Maker{Trees: s.c.Trees, MaxSize: s.c.MaxSize, IgnoreOwner: s.c.IgnoreOwner}
 }

@@ -3,7 +3,6 @@ package http
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 	"time"
@@ -44,13 +43,8 @@ type Source struct {
 	answers *answers
 }
 
-const defaultMaxSize = 64 << 30
-
 // New returns a Source that goes on from the answers in c.Dir.
 func New(c Config) (*Source, error) {
-	if c.MaxSize == 0 {
-		c.MaxSize = defaultMaxSize
-	}
 	if c.Transport == nil {
 		t := http.DefaultTransport.(*http.Transport).Clone()
 		t.ResponseHeaderTimeout = 2 * time.Minute
@@ -188,7 +182,7 @@ func (s *Source) materialize(ctx context.Context, c session.Client, req request,
 	if req.checksum != "" {
 		// The name was settled without asking the server, and its time does not
 		// count.
-		req.filename = want.Filename
+		req.file.Name = want.Filename
 	}
 	have, a, err := s.download(ctx, c, req, nil, progress)
 	if err != nil {
@@ -208,5 +202,3 @@ func (s *Source) materialize(ctx context.Context, c session.Client, req request,
 	want.Tree = have.Tree
 	return want, nil
 }
-
-var errTooLarge = errors.New("file is too large")
