@@ -12,6 +12,7 @@ import (
 
 	"github.com/buildd/buildd/cmd/buildd/config"
 	"github.com/buildd/buildd/worker/runtime/native"
+	containerdlog "github.com/containerd/log"
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
@@ -86,5 +87,8 @@ func newLog(c config.Config) *slog.Logger {
 	}
 	log := slog.New(h)
 	slog.SetDefault(log)
+	if level > slog.LevelDebug {
+		_ = containerdlog.SetLevel("error") // its warnings are for containerd's users; the level is a valid one
+	}
 	return log
 }
