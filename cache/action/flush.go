@@ -39,18 +39,16 @@ const retryInterval = 2 * time.Second
 func (s *Store) gather(ctx context.Context, wait time.Duration, patient bool) bool {
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
-	for {
+	for patient || !s.full() {
 		select {
 		case <-timer.C:
 			return true
 		case <-s.kick:
-			if !patient && s.full() {
-				return true
-			}
 		case <-ctx.Done():
 			return false
 		}
 	}
+	return true
 }
 
 func (s *Store) full() bool {

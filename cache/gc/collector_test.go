@@ -43,7 +43,7 @@ func newWorld(t *testing.T, extras ...Extra) *world {
 	log := slog.New(slog.DiscardHandler)
 	blobs, err := blob.Open(filepath.Join(dir, "blobs"))
 	must(t, err)
-	trees, err := tree.Open(tree.Config{Dir: filepath.Join(dir, "trees"), Blobs: blobs, Spare: time.Nanosecond, Log: log})
+	trees, err := tree.Open(tree.Config{Dir: filepath.Join(dir, "trees"), Blobs: blobs, Spare: 200 * time.Millisecond, Log: log})
 	must(t, err)
 	t.Cleanup(func() { must(t, trees.Close()) })
 	actions, err := action.Open(action.Config{Path: filepath.Join(dir, "actions.db"), Barrier: trees.Sync, Alive: trees.Has, Log: log})
