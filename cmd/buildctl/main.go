@@ -10,10 +10,12 @@ import (
 	"os"
 	"os/signal"
 	buildinfo "runtime/debug"
+	"strings"
 
 	"github.com/buildd/buildd/cmd/buildctl/build"
 	"github.com/buildd/buildd/cmd/buildctl/connect"
 	"github.com/buildd/buildd/cmd/buildctl/debug"
+	"github.com/buildd/buildd/cmd/buildctl/image"
 	"github.com/buildd/buildd/cmd/buildctl/progress"
 	"github.com/buildd/buildd/cmd/buildctl/usage"
 	_ "github.com/moby/buildkit/client/connhelper/dockercontainer"
@@ -21,6 +23,7 @@ import (
 	_ "github.com/moby/buildkit/client/connhelper/nerdctlcontainer"
 	_ "github.com/moby/buildkit/client/connhelper/podmancontainer"
 	_ "github.com/moby/buildkit/client/connhelper/ssh"
+	"github.com/sirupsen/logrus"
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 )
@@ -30,6 +33,7 @@ import (
 const interrupted = 130
 
 func main() {
+	logrus.SetFormatter(messages{})
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal ends the program at once
 	os.Exit(run(ctx))
@@ -65,7 +69,7 @@ func command(verbose *bool) *cobra.Command {
 	cmd.PersistentFlags().BoolVarP(verbose, "debug", "D", false, "show details of warnings and errors")
 	cmd.AddCommand(
 		build.New(connection, verbose), usage.Du(connection), usage.Prune(connection), usage.PruneHistories(connection),
-		debug.New(connection), dialStdio(connection),
+		image.New(connection), debug.New(connection), dialStdio(connection),
 		superviseCommand(),
 	)
 	return cmd
@@ -91,4 +95,18 @@ func version() string {
 		return "devel"
 	}
 	return b.Main.Version
+}
+
+// messages writes what the libraries log as the program's own messages.
+type messages struct{}
+
+func (messages) Format(e *logrus.Entry) ([]byte, error) {
+	if strings.Contains(e.Message, "fsverity") { // a file system without it is as good
+		return nil, nil
+	}
+	text := e.Level.String() + ": " + e.Message
+	if err, ok := e.Data[logrus.ErrorKey]; ok {
+		text += fmt.Sprintf(": %v", err)
+	}
+	return []byte(text + "\n"), nil
 }

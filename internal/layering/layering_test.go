@@ -18,7 +18,7 @@ const (
 // below lists, for each layer, the layers that it may import beside itself.
 var below = map[string][]string{
 	"cmd":      {"builder", "frontend", "worker", "solver", "cache", "proto"},
-	"builder":  {"frontend", "worker", "solver", "cache"},
+	"builder":  {"frontend", "worker", "solver", "cache", "proto"},
 	"worker":   {"solver", "cache", "proto"},
 	"frontend": {"solver", "cache"},
 	"solver":   {"cache"},

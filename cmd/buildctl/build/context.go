@@ -17,6 +17,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/tonistiigi/fsutil"
 
+	"github.com/buildd/buildd/cmd/buildctl/archive"
 	"github.com/buildd/buildd/cmd/buildctl/option"
 )
 
@@ -107,9 +108,6 @@ func (in inputs) dockerfileFrom(r io.Reader) error {
 	return nil
 }
 
-// archiveHeader is enough to know an archive by.
-const archiveHeader = 1024
-
 // fromStdin takes a context, or a Dockerfile without one, from standard input.
 func (in inputs) fromStdin() error {
 	if in.file == "-" {
@@ -118,12 +116,12 @@ func (in inputs) fromStdin() error {
 	if terminal(in.stdin) {
 		return errors.New("context -: standard input is a terminal: want a tar archive or a Dockerfile from a file or a pipe")
 	}
-	r := bufio.NewReaderSize(in.stdin, archiveHeader)
-	head, err := r.Peek(archiveHeader)
-	if err != nil && !errors.Is(err, io.EOF) {
+	r := bufio.NewReaderSize(in.stdin, archive.Header)
+	is, err := archive.Is(r)
+	if err != nil {
 		return fmt.Errorf("read context from standard input: %w", err)
 	}
-	if !isArchive(head) {
+	if !is {
 		if in.file != "" {
 			return fmt.Errorf("--file %q: standard input holds a Dockerfile already, not an archive: leave --file out, or name a directory as context", in.file)
 		}

@@ -3,6 +3,7 @@ package progress
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"sync"
@@ -69,6 +70,17 @@ func newDisplay(mode string, out *os.File) (*Display, error) {
 		p.warnings, p.err = d.UpdateFrom(context.Background(), shown)
 	}()
 	return p, nil
+}
+
+// Run shows what f does, on channels that f closes or hands to who does.
+func Run(mode string, f func(*Display) error) error {
+	d, err := New(mode)
+	if err != nil {
+		return fmt.Errorf("--%w", err)
+	}
+	err = f(d)
+	_, closeErr := d.Close()
+	return errors.Join(err, closeErr)
 }
 
 // Quiet tells whether nothing is shown but for the result.

@@ -1,7 +1,6 @@
 package build
 
 import (
-	"archive/tar"
 	"bytes"
 	"context"
 	"fmt"
@@ -9,21 +8,6 @@ import (
 	"net/http"
 	"time"
 )
-
-// isArchive tells a tar archive, plain or compressed, from a Dockerfile by its
-// first bytes.
-func isArchive(head []byte) bool {
-	for _, magic := range []string{"\x1f\x8b\x08", "BZh", "\xfd7zXZ\x00", "\x28\xb5\x2f\xfd"} {
-		if bytes.HasPrefix(head, []byte(magic)) {
-			return true
-		}
-	}
-	if len(head) >= 262 && string(head[257:262]) == "ustar" {
-		return true
-	}
-	_, err := tar.NewReader(bytes.NewReader(head)).Next() // of the format before ustar
-	return err == nil
-}
 
 const (
 	// maxDockerfile bounds what --file fetches from a URL.
