@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/buildd/buildd/frontend/dockerfile/lower"
+	"github.com/buildd/buildd/frontend/sbom"
 	"github.com/moby/buildkit/client/llb"
 	"github.com/moby/buildkit/frontend/dockerfile/linter"
 	gwclient "github.com/moby/buildkit/frontend/gateway/client"
@@ -63,7 +64,7 @@ type options struct {
 	resolveMode   llb.ResolveMode
 	check         *linter.Config // overrides what the Dockerfile says
 	cacheImports  []gwclient.CacheOptionsEntry
-	sbom          *sbomOptions
+	sbom          *sbom.Options
 	keepGitDir    bool
 	run           lower.RunOptions
 }

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/buildd/buildd/frontend/sbom"
 	"github.com/moby/buildkit/client/llb"
 	gwclient "github.com/moby/buildkit/frontend/gateway/client"
 	"github.com/moby/buildkit/solver/pb"
@@ -79,10 +80,10 @@ func TestOptions(t *testing.T) {
 			o.buildArgs = map[string]string{"BUILDKIT_CONTEXT_KEEP_GIT_DIR": "1", "BUILDKIT_GIT_ADVICE": "true"}
 		}},
 		{"sbom", map[string]string{"attest:sbom": "", "attest:provenance": "mode=max"}, func(o *options) {
-			o.sbom = &sbomOptions{scanner: "docker.io/docker/buildkit-syft-scanner:stable-1", params: map[string]string{}}
+			o.sbom = &sbom.Options{Scanner: "docker.io/docker/buildkit-syft-scanner:stable-1", Params: map[string]string{}}
 		}},
 		{"sbom by argument", map[string]string{"build-arg:BUILDKIT_ATTEST_SBOM": "generator=me/scan,A=b=c"}, func(o *options) {
-			o.sbom = &sbomOptions{scanner: "docker.io/me/scan:latest", params: map[string]string{"A": "b=c"}}
+			o.sbom = &sbom.Options{Scanner: "docker.io/me/scan:latest", Params: map[string]string{"A": "b=c"}}
 			o.buildArgs = map[string]string{"BUILDKIT_ATTEST_SBOM": "generator=me/scan,A=b=c"}
 		}},
 	} {
