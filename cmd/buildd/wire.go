@@ -94,7 +94,7 @@ func (d *daemon) openStores(c config.Config, rootless rootless) (s stores, err e
 		return s, err
 	}
 	d.onClose(s.trees.Close)
-	if s.actions, err = action.Open(action.Config{Path: filepath.Join(c.Root, "actions.db"), Barrier: s.trees.Sync, Log: d.log}); err != nil {
+	if s.actions, err = action.Open(action.Config{Path: filepath.Join(c.Root, "actions.db"), Barrier: s.trees.Sync, Alive: s.trees.Has, Log: d.log}); err != nil {
 		return s, err
 	}
 	d.onClose(s.actions.Close)
@@ -113,7 +113,7 @@ func (d *daemon) openStores(c config.Config, rootless rootless) (s stores, err e
 
 // wire makes the daemon: this is the one place that knows every source,
 // exporter, runtime and cache there is.
-func wire(ctx context.Context, log *slog.Logger, c config.Config, remote []string) (d *daemon, err error) {
+func wire(ctx context.Context, log *slog.Logger, c config.Config, remote config.Remote) (d *daemon, err error) {
 	d = &daemon{log: log, forwarder: gateway.NewForwarder()}
 	defer func() {
 		if err != nil {
