@@ -36,6 +36,7 @@ func command() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error { return serve(cmd.Context(), &f) },
 	}
 	f.Register(cmd.Flags())
+	cmd.AddCommand(workerCommand())
 	return cmd
 }
 
@@ -53,17 +54,22 @@ func serve(ctx context.Context, f *config.Flags) error {
 	if err != nil {
 		return err
 	}
-	d, err := wire(ctx, log, c, f.Workers)
+	d, err := wire(ctx, log, c, f.Remote)
 	if err != nil {
 		return err
 	}
 	defer d.close()
 	d.register(srv)
+	return d.serve(ctx, srv, c)
+}
+
+// serve serves calls, with what runs beside them, until ctx ends.
+func (d *daemon) serve(ctx context.Context, srv *server, c config.Config) error {
 	eg, ctx := errgroup.WithContext(ctx)
 	for _, run := range d.background {
 		eg.Go(func() error { return run(ctx) })
 	}
-	eg.Go(func() error { return srv.run(ctx, log, c) })
+	eg.Go(func() error { return srv.run(ctx, d.log, c) })
 	if err := eg.Wait(); !errors.Is(err, context.Canceled) { // which is how a daemon ends
 		return err
 	}

@@ -50,7 +50,7 @@ type server struct {
 	registry *prometheus.Registry
 }
 
-func newServer(log *slog.Logger, t config.TLS) (*server, error) {
+func newServer(log *slog.Logger, t config.TLS, more ...grpc.ServerOption) (*server, error) {
 	creds, err := credentialsOf(t)
 	if err != nil {
 		return nil, err
@@ -74,13 +74,13 @@ func newServer(log *slog.Logger, t config.TLS) (*server, error) {
 	})
 	finish := logging.WithLogOnEvents(logging.FinishCall)
 	s := &server{health: health.NewServer(), registry: reg}
-	s.Server = grpc.NewServer(
+	s.Server = grpc.NewServer(append([]grpc.ServerOption{
 		grpc.Creds(creds), grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage),
 		grpc.ChainUnaryInterceptor(metrics.UnaryServerInterceptor(), logging.UnaryServerInterceptor(calls, levels, finish),
 			grpcerrors.UnaryServerInterceptor, recovery.UnaryServerInterceptor(panics)),
 		grpc.ChainStreamInterceptor(metrics.StreamServerInterceptor(), logging.StreamServerInterceptor(calls, levels, finish),
 			grpcerrors.StreamServerInterceptor, recovery.StreamServerInterceptor(panics)),
-	)
+	}, more...)...)
 	healthpb.RegisterHealthServer(s, s.health)
 	reflection.Register(s)
 	return s, nil
@@ -97,17 +97,47 @@ func credentialsOf(t config.TLS) (credentials.TransportCredentials, error) {
 	}
 	c := &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}
 	if t.CA != "" {
-		pem, err := os.ReadFile(t.CA)
-		if err != nil {
-			return nil, fmt.Errorf("load TLS CA: %w", err)
-		}
-		c.ClientCAs = x509.NewCertPool()
-		if !c.ClientCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("load TLS CA %s: there is no PEM certificate in it", t.CA)
+		if c.ClientCAs, err = certPool(t.CA); err != nil {
+			return nil, err
 		}
 		c.ClientAuth = tls.RequireAndVerifyClientCert
 	}
 	return credentials.NewTLS(c), nil
+}
+
+// clientCredentials are for calls to servers whose certificates the CA signed;
+// without any file there is no TLS.
+func clientCredentials(t config.TLS) (credentials.TransportCredentials, error) {
+	if t == (config.TLS{}) {
+		return insecure.NewCredentials(), nil
+	}
+	c := &tls.Config{MinVersion: tls.VersionTLS12}
+	var err error
+	if t.CA != "" { // else the system's
+		if c.RootCAs, err = certPool(t.CA); err != nil {
+			return nil, err
+		}
+	}
+	if t.Cert != "" {
+		pair, err := tls.LoadX509KeyPair(t.Cert, t.Key)
+		if err != nil {
+			return nil, fmt.Errorf("load TLS certificate %s and key %s: %w", t.Cert, t.Key, err)
+		}
+		c.Certificates = []tls.Certificate{pair}
+	}
+	return credentials.NewTLS(c), nil
+}
+
+func certPool(file string) (*x509.CertPool, error) {
+	pem, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("load TLS CA: %w", err)
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("load TLS CA %s: there is no PEM certificate in it", file)
+	}
+	return pool, nil
 }
 
 // run serves on all addresses until ctx ends. It returns when every call has

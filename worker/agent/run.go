@@ -48,6 +48,7 @@ func (s *Server) Run(stream grpc.BidiStreamingServer[workerv1.RunRequest, worker
 		return err
 	}
 	s.running.Add(1)
+	defer s.cfg.Ended()
 	defer s.running.Add(-1)
 
 	ctx, cancel := context.WithCancelCause(stream.Context())
@@ -78,7 +79,7 @@ func (s *Server) Run(stream grpc.BidiStreamingServer[workerv1.RunRequest, worker
 
 // request reads what is to be run. Of the op nothing is believed: whoever runs it
 // validates it.
-func (s *Server) request(start *workerv1.Start, lease *tree.Lease) (r op.Request, err error) {
+func (s *Server) request(start *workerv1.Start, lease *lease) (r op.Request, err error) {
 	r = op.Request{Name: start.Name, Op: &pb.Op{}}
 	err = proto.Unmarshal(start.Op, r.Op)
 	if err == nil && len(start.Platform) > 0 {
@@ -102,7 +103,7 @@ func (s *Server) request(start *workerv1.Start, lease *tree.Lease) (r op.Request
 		}
 		t, err := s.cfg.Trees.Append("", ids...)
 		if err == nil {
-			err = lease.Add(t)
+			err = lease.add(t)
 		}
 		if err != nil {
 			return r, statusOf(fmt.Errorf("input %d: %w", i, err))
@@ -113,12 +114,12 @@ func (s *Server) request(start *workerv1.Start, lease *tree.Lease) (r op.Request
 }
 
 // step runs the step and returns the event that ends it.
-func (s *Server) step(ctx context.Context, r op.Request, lease *tree.Lease) *workerv1.RunEvent {
+func (s *Server) step(ctx context.Context, r op.Request, lease *lease) *workerv1.RunEvent {
 	trees, err := s.work(ctx, r)
 	result := &workerv1.Result{}
 	for i := 0; i < len(trees) && err == nil; i++ {
 		var t *workerv1.Tree
-		if err = lease.Add(trees[i]); err == nil {
+		if err = lease.add(trees[i]); err == nil {
 			t, err = s.describe(trees[i])
 		}
 		result.Outputs = append(result.Outputs, t)

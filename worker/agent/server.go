@@ -41,13 +41,13 @@ type ServerConfig struct {
 	// Slots is how many steps run at a time. Default: four per CPU, as most steps
 	// wait for disk or network half of the time, but memory is not endless.
 	Slots int
-	// LeaseTime is how long layers are kept after they were used last. Default:
-	// two days, so that what was built yesterday is quick today.
+	// LeaseTime is how long layers are kept after they were used last, if there
+	// is space. Default: two days, so that what was built yesterday is quick today.
 	LeaseTime time.Duration
-	// MaxUsed bounds the bytes of all layers, MinFree those that stay free on the
-	// file system: Collect ends the oldest leases until both hold. 0 is no bound.
-	MaxUsed, MinFree int64
-	Log              *slog.Logger
+	// Ended is called after every step: a garbage collector may have work. It
+	// knows what to keep if it has the Server as a gc.Extra.
+	Ended func()
+	Log   *slog.Logger
 }
 
 func (c *ServerConfig) applyDefaults() error {
@@ -57,6 +57,9 @@ func (c *ServerConfig) applyDefaults() error {
 	c.Slots = cmp.Or(c.Slots, 4*runtime.NumCPU())
 	c.LeaseTime = cmp.Or(c.LeaseTime, 48*time.Hour)
 	c.Log = cmp.Or(c.Log, slog.Default())
+	if c.Ended == nil {
+		c.Ended = func() {}
+	}
 	return nil
 }
 
@@ -75,9 +78,30 @@ func NewServer(c ServerConfig) (*Server, error) {
 	if err := c.applyDefaults(); err != nil {
 		return nil, err
 	}
-	s := &Server{cfg: c, leases: newLeases(c.Trees), slots: make(chan struct{}, c.Slots)}
-	return s, s.leases.adopt()
+	s := &Server{cfg: c, leases: newLeases(c.Trees, c.LeaseTime), slots: make(chan struct{}, c.Slots)}
+	s.leases.adopt()
+	return s, nil
 }
+
+// Maintain makes durable what the store was given, now and then, until ctx ends.
+func (s *Server) Maintain(ctx context.Context) error {
+	t := time.NewTicker(syncEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-t.C:
+		}
+		if err := s.cfg.Trees.Sync(ctx); err != nil && ctx.Err() == nil {
+			s.cfg.Log.Error("make layers durable", "error", err)
+		}
+	}
+}
+
+// syncEvery is how much work a worker loses at most if the machine fails. Nobody
+// waits for it: what a worker lost it is sent again.
+const syncEvery = time.Minute
 
 // Register adds the service to a gRPC server, which should take messages of
 // MaxMessage bytes.
@@ -142,7 +166,7 @@ func (s *Server) HoldLayers(ctx context.Context, r *workerv1.HoldLayersRequest) 
 
 // hold adds a layer to a lease, one of an image even if it was not known. It
 // returns false if the layer is not here.
-func (s *Server) hold(lease *tree.Lease, h tree.Header) (bool, error) {
+func (s *Server) hold(lease *lease, h tree.Header) (bool, error) {
 	var t cache.Tree
 	var err error
 	if h.Image != nil {
@@ -151,7 +175,7 @@ func (s *Server) hold(lease *tree.Lease, h tree.Header) (bool, error) {
 		t, err = s.cfg.Trees.Known(h)
 	}
 	if err == nil {
-		err = lease.Add(t)
+		err = lease.add(t)
 	}
 	if errors.Is(err, cache.ErrNotFound) && h.Image == nil {
 		return false, nil

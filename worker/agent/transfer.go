@@ -40,7 +40,7 @@ func (s *Server) PutLayer(stream grpc.ClientStreamingServer[workerv1.PutLayerReq
 	}}
 	t, err := s.cfg.Trees.Import(stream.Context(), h, r)
 	if err == nil {
-		err = lease.Add(t)
+		err = lease.add(t)
 	}
 	if err != nil {
 		return statusOf(err)

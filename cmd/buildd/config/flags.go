@@ -28,8 +28,22 @@ type Flags struct {
 	rootless                                            bool
 	ignored                                             map[string]*string
 
-	// Workers are the addresses of remote workers that steps are sent to.
-	Workers []string
+	// Remote says which workers steps are sent to.
+	Remote Remote
+}
+
+// Remote are workers on other machines.
+type Remote struct {
+	Addresses []string
+	// TLS has the daemon's certificate for them, and the CA of theirs.
+	TLS TLS
+}
+
+func (r Remote) check() error {
+	if (r.TLS.Cert == "") != (r.TLS.Key == "") {
+		return fmt.Errorf("--worker-tlscert %q with --worker-tlskey %q: want both or neither", r.TLS.Cert, r.TLS.Key)
+	}
+	return nil
 }
 
 // Register adds the flags to set.
@@ -53,7 +67,10 @@ func (f *Flags) Register(set *pflag.FlagSet) {
 	set.BoolVar(&f.cdiDisabled, "cdi-disabled", false, "refuse RUN --device")
 	set.StringSliceVar(&f.cdiDirs, "cdi-spec-dir", nil, "`directory` with CDI device specifications")
 	set.BoolVar(&f.rootless, "rootless", false, "run as an ordinary user, in a user namespace")
-	set.StringSliceVar(&f.Workers, "worker", nil, "`address` of a buildd worker that steps are sent to, such as tcp://10.0.0.2:8372")
+	set.StringSliceVar(&f.Remote.Addresses, "worker", nil, "`address` of a buildd worker that steps are sent to, such as tcp://10.0.0.2:8372")
+	set.StringVar(&f.Remote.TLS.CA, "worker-tlscacert", "", "CA `file` that workers' certificates must be signed with")
+	set.StringVar(&f.Remote.TLS.Cert, "worker-tlscert", "", "certificate `file` of the daemon for workers")
+	set.StringVar(&f.Remote.TLS.Key, "worker-tlskey", "", "key `file` of the daemon for workers")
 	f.registerWorker(set)
 }
 
@@ -144,6 +161,9 @@ func (f *Flags) Config() (Config, []string, error) {
 		return c, warnings, err
 	}
 	if err := f.apply(&c); err != nil {
+		return c, warnings, err
+	}
+	if err := f.Remote.check(); err != nil {
 		return c, warnings, err
 	}
 	return c, warnings, c.finish()
