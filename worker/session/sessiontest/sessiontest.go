@@ -4,12 +4,12 @@ package sessiontest
 
 import (
 	"context"
+	"net"
+	"sync"
 	"testing"
-	"time"
 
 	"github.com/buildd/buildd/worker/session"
 	bksession "github.com/moby/buildkit/session"
-	"github.com/moby/buildkit/session/testutil"
 )
 
 // Connect opens a session that offers what a does and returns its ID. It is
@@ -23,17 +23,18 @@ func Connect(t testing.TB, m *session.Manager, sharedKey string, a ...bksession.
 	for _, a := range a {
 		s.Allow(a)
 	}
-	done := make(chan error, 1)
-	go func() {
-		done <- s.Run(context.WithoutCancel(t.Context()), bksession.Dialer(testutil.TestStream(testutil.Handler(m.HandleConn))))
-	}()
+	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
+	var ends sync.WaitGroup
+	dial := func(_ context.Context, _ string, meta map[string][]string) (net.Conn, error) {
+		client, server := net.Pipe()
+		ends.Go(func() { m.HandleConn(ctx, server, meta) })
+		return client, nil
+	}
+	ends.Go(func() { s.Run(ctx, dial) })
 	t.Cleanup(func() {
+		cancel()
 		s.Close()
-		select {
-		case <-done:
-		case <-time.After(10 * time.Second):
-			t.Error("session did not end")
-		}
+		ends.Wait()
 	})
 	if _, err := m.Get(t.Context(), s.ID()); err != nil {
 		t.Fatal(err)

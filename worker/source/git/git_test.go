@@ -13,6 +13,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/buildd/buildd/cache"
@@ -34,8 +36,10 @@ type fixture struct {
 	root  string // of the server's repositories
 	url   string
 	host  string
-	auth  string // the Authorization header that the server wants
-	gets  int
+	gets  atomic.Int32
+
+	mu   sync.Mutex // guards auth
+	auth string     // the Authorization header that the server wants
 }
 
 func newFixture(t *testing.T) *fixture {
@@ -59,22 +63,29 @@ func newFixture(t *testing.T) *fixture {
 		Env:  []string{"GIT_PROJECT_ROOT=" + f.root, "GIT_HTTP_EXPORT_ALL=1", "GIT_CONFIG_GLOBAL=/dev/null"}, InheritEnv: []string{"PATH"},
 	}
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if f.auth != "" && r.Header.Get("Authorization") != f.auth {
+		f.mu.Lock()
+		auth := f.auth
+		f.mu.Unlock()
+		if auth != "" && r.Header.Get("Authorization") != auth {
 			w.Header().Set("WWW-Authenticate", `Basic realm="git"`)
 			http.Error(w, "no", http.StatusUnauthorized)
 			return
 		}
 		if r.Method == http.MethodPost {
-			f.gets++
-		}
-		if p := r.Header.Get("Git-Protocol"); p != "" {
-			r.Header.Set("Git-Protocol", p)
+			f.gets.Add(1)
 		}
 		backend.ServeHTTP(w, r)
 	}))
 	t.Cleanup(s.Close)
 	f.url, f.host = s.URL, strings.TrimPrefix(s.URL, "http://")
 	return f
+}
+
+// want makes the server ask for an Authorization header.
+func (f *fixture) want(auth string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.auth = auth
 }
 
 // git runs git in a repository of the server as somebody who works on it.
@@ -276,12 +287,12 @@ func TestKept(t *testing.T) {
 	must(t, err)
 	equal(t, files(t, f.trees, tr), map[string]string{"a": "one"})
 
-	f.gets = 0
+	f.gets.Store(0)
 	_, got, err := f.get(t, nil, f.request("repo#"+old))
 	must(t, err)
 	equal(t, got, map[string]string{"a": "one"})
-	if f.gets != 0 {
-		t.Errorf("a kept commit took %d requests", f.gets)
+	if n := f.gets.Load(); n != 0 {
+		t.Errorf("a kept commit took %d requests", n)
 	}
 	kept, err := f.src.Usage()
 	must(t, err)
@@ -329,7 +340,7 @@ func TestAuth(t *testing.T) {
 		"token for the host": {basic("x-access-token:abc"), map[string][]byte{"GIT_AUTH_TOKEN." + f.host: []byte("abc"), "GIT_AUTH_HEADER": []byte("wrong")}},
 		"header":             {"Bearer xyz", map[string][]byte{"GIT_AUTH_HEADER": []byte("Bearer xyz"), "GIT_AUTH_TOKEN": []byte("wrong")}},
 	} {
-		f.auth = c.want
+		f.want(c.want)
 		_, got, err := f.get(t, client(c.secrets), f.request("repo", attrs...))
 		if err != nil || got["a"] != "one" {
 			t.Errorf("%s: %v, %v", name, got, err)
@@ -338,8 +349,7 @@ func TestAuth(t *testing.T) {
 			t.Errorf("%s: no secret was needed", name)
 		}
 	}
-	f.auth = "Basic " + base64.StdEncoding.EncodeToString([]byte("me:pass"))
-	f.auth = "basic" + strings.TrimPrefix(f.auth, "Basic")
+	f.want(basic("me:pass"))
 	r := f.request("repo")
 	r.Attrs[pb.AttrFullRemoteURL] = "http://me:pass@" + f.host + "/repo"
 	if _, got, err := f.get(t, nil, r); err != nil || got["a"] != "one" {
@@ -510,7 +520,7 @@ func TestFromBundle(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "bundle")
 	f.git(t, "repo", "bundle", "create", "-q", path, "main")
 	f.src.c.Bundles = bundles(path)
-	f.auth = "nobody may ask the remote"
+	f.want("nobody may ask the remote")
 	for _, c := range []struct{ ref, sum, want string }{{"#main", id, "two"}, {"", id, "two"}, {"", old, "one"}, {"#" + old, old, "one"}} {
 		_, got, err := f.get(t, nil, f.request("repo"+c.ref, pb.AttrGitBundle, "docker-image+blob://h/x@sha256:1", pb.AttrGitChecksum, c.sum))
 		if err != nil || got["a"] != c.want {
