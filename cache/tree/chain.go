@@ -192,12 +192,42 @@ func (s *Store) AddImage(ctx context.Context, chain []ImageLayer) (cache.Tree, e
 	defer s.mu.Unlock()
 	var n *node
 	var below cache.LayerID
+	made := s.madeLocked()
 	for i, l := range chain {
-		id := cache.LayerID(ids[i])
-		n = s.overLocked(n, s.imageLayerLocked(id, below, l))
-		below = id
+		r := s.knownLocked(n, made[l.DiffID])
+		if r == nil {
+			r = s.imageLayerLocked(cache.LayerID(ids[i]), below, l)
+		}
+		n = s.overLocked(n, r)
+		below = r.id
 	}
 	return n.freshLocked(), nil
+}
+
+// madeLocked returns the layers that were made here, by their diff IDs.
+func (s *Store) madeLocked() map[digest.Digest][]*layerRecord {
+	out := map[digest.Digest][]*layerRecord{}
+	for _, r := range s.layers {
+		if r.Desc == nil && r.DiffID != "" && r.Dir != "" {
+			out[r.DiffID] = append(out[r.DiffID], r)
+		}
+	}
+	return out
+}
+
+// knownLocked returns the layer that lies over n in a tree that is here: an
+// image that was built here is its own layers, not unpacked once more.
+func (s *Store) knownLocked(n *node, made []*layerRecord) *layerRecord {
+	var name cache.Tree
+	if n != nil {
+		name = n.name
+	}
+	for _, r := range made {
+		if _, ok := s.trees[nameOf(name, r.id)]; ok {
+			return r
+		}
+	}
+	return nil
 }
 
 func checkImageLayer(l ImageLayer) error {
