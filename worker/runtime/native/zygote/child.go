@@ -8,15 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// sigset and sigaction as the kernel has them.
+// sigset is the kernel's.
 type sigset [64 / 8 / unsafe.Sizeof(uintptr(0))]uintptr
-
-type sigaction struct {
-	handler, flags, restorer uintptr
-	mask                     sigset
-}
-
-const lastSignal = 64
 
 // cloneArgs is struct clone_args.
 type cloneArgs struct {
@@ -27,11 +20,21 @@ type cloneArgs struct {
 // calling thread alone; of the Go runtime nothing works in it, which is why all
 // that it does is laid out beforehand. flags are further clone flags; cgroup is
 // a descriptor for CLONE_INTO_CGROUP.
-func (p *program) fork(flags uint64, cgroup int) (pid, pidfd int, err error) {
+//
+// With share the child has no copy of the zygote's memory but the memory itself,
+// which saves a fifth of a container's cost. The calling thread waits in the
+// kernel until the child executes or exits, so share must not be asked for where
+// the child can be held up: by a process that can stop it, or by one that it
+// waits for.
+func (p *program) fork(flags uint64, cgroup int, share bool) (pid, pidfd int, err error) {
+	p.share = share && canShare
+	if p.share {
+		flags |= unix.CLONE_VM | unix.CLONE_VFORK
+	}
 	// All that the kernel is given the address of lies in p, which is on the heap:
 	// a stack may move.
 	p.args = cloneArgs{
-		flags:      flags | unix.CLONE_PIDFD,
+		flags:      flags | unix.CLONE_PIDFD | unix.CLONE_CLEAR_SIGHAND,
 		pidfd:      uint64(uintptr(unsafe.Pointer(&p.pidfd))),
 		exitSignal: uint64(unix.SIGCHLD),
 	}
@@ -65,7 +68,15 @@ func sigprocmask(set, old *sigset) {
 //go:norace
 //go:noinline
 func (p *program) run() (uintptr, syscall.Errno) {
-	pid, _, errno := syscall.RawSyscall6(unix.SYS_CLONE3, uintptr(unsafe.Pointer(&p.args)), unsafe.Sizeof(p.args), 0, 0, 0, 0)
+	var pid uintptr
+	var errno syscall.Errno
+	if p.share {
+		var e uintptr
+		pid, e = vfork(unsafe.Pointer(&p.args), unsafe.Sizeof(p.args))
+		errno = syscall.Errno(e)
+	} else {
+		pid, _, errno = syscall.RawSyscall6(unix.SYS_CLONE3, uintptr(unsafe.Pointer(&p.args)), unsafe.Sizeof(p.args), 0, 0, 0, 0)
+	}
 	if errno != 0 || pid != 0 {
 		return pid, errno
 	}
@@ -76,11 +87,6 @@ func (p *program) run() (uintptr, syscall.Errno) {
 			continue
 		}
 		switch o.kind {
-		case opSignals:
-			for s := uintptr(1); s <= lastSignal; s++ {
-				syscall.RawSyscall6(unix.SYS_RT_SIGACTION, s, uintptr(unsafe.Pointer(&p.fresh)), 0, unsafe.Sizeof(p.fresh.mask), 0, 0)
-			}
-			continue
 		case opInside:
 			if *o.mem != '/' {
 				p.exit(i, syscall.ENOENT)

@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"sync"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -62,8 +63,13 @@ func serve() error {
 		return fmt.Errorf("become undumpable: %w", err)
 	}
 	unix.Umask(0)
-	// A small heap makes for a cheap fork.
+	// A small heap makes for a cheap fork; and a thread that forks sharing memory
+	// keeps its place while it waits.
 	debug.SetGCPercent(50)
+	runtime.GOMAXPROCS(2*runtime.NumCPU() + 2)
+	if err := noticeSignals(); err != nil {
+		return err
+	}
 	control, err := fileConn(controlFile())
 	if err != nil {
 		return fmt.Errorf("open control connection: %w", err)
@@ -88,6 +94,28 @@ func serve() error {
 		}
 		go s.handle(fds)
 	}
+}
+
+// noticeSignals takes the mark off signals that whoever started the daemon had it
+// ignore (nohup, a shell's background): containers would inherit it.
+func noticeSignals() error {
+	type action struct {
+		handler, flags, restorer uintptr
+		mask                     sigset
+	}
+	const last, ignore = 64, 1
+	for sig := uintptr(1); sig <= last; sig++ {
+		var a action
+		_, _, e := unix.Syscall6(unix.SYS_RT_SIGACTION, sig, 0, uintptr(unsafe.Pointer(&a)), unsafe.Sizeof(a.mask), 0, 0)
+		if e != 0 || a.handler != ignore {
+			continue
+		}
+		a = action{}
+		if _, _, e = unix.Syscall6(unix.SYS_RT_SIGACTION, sig, uintptr(unsafe.Pointer(&a)), 0, unsafe.Sizeof(a.mask), 0, 0); e != 0 {
+			return fmt.Errorf("reset signal %d: %w", sig, e)
+		}
+	}
+	return nil
 }
 
 // controlFile stays open, so that no other file ever gets its number, which in

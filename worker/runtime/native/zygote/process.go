@@ -131,7 +131,6 @@ func planPrivileges(p *program, proc *Process) {
 		loader = bitAdmin
 	}
 	planCaps(p, proc.Effective|loader, permitted|loader, proc.Inheritable)
-	p.call("reset signals", 0).kind = opSignals
 	none := &sigset{}
 	p.call("unblock signals", unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, ptr(p, none), 0, unsafe.Sizeof(*none))
 	if len(proc.Filter) > 0 {

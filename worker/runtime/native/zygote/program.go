@@ -11,11 +11,10 @@ import (
 type opKind uint8
 
 const (
-	opCall    opKind = iota // a system call
-	opExec                  // execve; its error is noted, the next operation goes on
-	opSignals               // all signal handlers back to their defaults
-	opInside                // fail unless mem, where getcwd wrote to, begins with a slash
-	opFail                  // the end, if no execve succeeded
+	opCall   opKind = iota // a system call
+	opExec                 // execve; its error is noted, the next operation goes on
+	opInside               // fail unless mem, where getcwd wrote to, begins with a slash
+	opFail                 // the end, if no execve succeeded
 )
 
 // How an operation's error passes.
@@ -66,7 +65,7 @@ type program struct {
 	noted int // execve operations so far
 	args  cloneArgs
 	pidfd int32
-	fresh sigaction // the default one
+	share bool
 }
 
 func newProgram(errfd int) *program {

@@ -116,7 +116,7 @@ func (s *setup) fork(flags uint64, user *userNS, plan func(*program) error) (*pr
 	}
 	var pid, pidfd int
 	if err == nil {
-		if pid, pidfd, err = p.fork(flags, int(s.cgroup)); err != nil {
+		if pid, pidfd, err = p.fork(flags, int(s.cgroup), user == nil && s.c != nil); err != nil {
 			err = fmt.Errorf("fork: %w", err)
 		}
 	}
