@@ -84,7 +84,7 @@ func (f *loadFlags) run(ctx context.Context, connection *connect.Options, from s
 func (f *loadFlags) load(ctx context.Context, c *connect.Conn, store content.Store, img stored) error {
 	opt := client.SolveOpt{
 		OCIStores: map[string]content.Store{loadStore: store}, FrontendAttrs: wanted(img.manifests),
-		Exports:   []client.ExportEntry{{Type: client.ExporterImage, Attrs: map[string]string{"name": strings.Join(img.names, ",")}}},
+		Exports: []client.ExportEntry{{Type: client.ExporterImage, Attrs: map[string]string{"name": strings.Join(img.names, ",")}}},
 	}
 	res, err := solve(ctx, c, f.mode, opt, func(ctx context.Context, g gwclient.Client) (*gwclient.Result, error) {
 		return assemble(ctx, g, img.manifests, func(m member) llb.State {
