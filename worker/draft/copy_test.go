@@ -141,9 +141,9 @@ func TestCopyAgainstReference(t *testing.T) {
 // TestCopyRandom compares random copies over random layers.
 func TestCopyRandom(t *testing.T) {
 	needRoot(t)
-	n, worked := 60, 0
+	n, worked := 40, 0
 	if testing.Short() {
-		n = 20
+		n = 15
 	}
 	for i := range n {
 		t.Run(fmt.Sprint(i), func(t *testing.T) {

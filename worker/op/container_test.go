@@ -118,7 +118,11 @@ func TestContainerProcesses(t *testing.T) {
 		t.Fatal(err)
 	}
 	for out.String() == "" {
-		time.Sleep(time.Millisecond)
+		select {
+		case <-p.Done():
+			t.Fatalf("the process ended: %v", p.Wait())
+		case <-time.After(time.Millisecond):
+		}
 	}
 	if err := p.Signal(t.Context(), syscall.SIGTERM); err != nil {
 		t.Error(err)

@@ -238,7 +238,7 @@ func TestExecMeta(t *testing.T) {
 		{name: "no network", change: func(x *pb.ExecOp) { x.Network = pb.NetMode_NONE }, script: "ls /sys/class/net", want: "lo\n"},
 		{name: "insecure", change: func(x *pb.ExecOp) { x.Security = pb.SecurityMode_INSECURE }, script: "mount -t tmpfs x /tmp2 2>/dev/null; mkdir /m && mount -t tmpfs x /m && echo mounted", want: "mounted\n"},
 		{name: "secure", change: func(x *pb.ExecOp) {}, script: "mkdir /m; mount -t tmpfs x /m 2>/dev/null || echo refused", want: "refused\n"},
-		{name: "CDI device", change: func(x *pb.ExecOp) { x.CdiDevices = []*pb.CDIDevice{{Name: "v.com/gpu=0"}} }, says: `CDI device "v.com/gpu=0" cannot be had`},
+		{name: "CDI device", change: func(x *pb.ExecOp) { x.CdiDevices = []*pb.CDIDevice{{Name: "v.com/gpu=0"}} }, says: `CDI device "v.com/gpu=0": device not found`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			x := shell(c.script)
@@ -322,7 +322,11 @@ func TestExecCancel(t *testing.T) {
 		done <- err
 	}()
 	for rec.stdout() == "" {
-		time.Sleep(time.Millisecond)
+		select {
+		case err := <-done:
+			t.Fatalf("the step ended: %v", err)
+		case <-time.After(time.Millisecond):
+		}
 	}
 	cancel(gone)
 	select {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -84,7 +85,12 @@ func (s *sandbox) ssh(ctx context.Context, dest string, m *pb.Mount) (specs.Moun
 	if err != nil {
 		return specs.Mount{}, err
 	}
-	s.onClose(agent.Close)
+	s.onClose(func() error {
+		if err := agent.Close(); !errors.Is(err, net.ErrClosed) { // its context may have closed it first
+			return err
+		}
+		return nil
+	})
 	src := filepath.Join(mem.Dir, strings.TrimPrefix(agent.Path, short))
 	return specs.Mount{
 		Destination: dest, Type: "bind", Source: src, Options: []string{"bind", "nosuid", "nodev", "noexec", "rprivate"},
@@ -105,7 +111,11 @@ func (s *sandbox) acquireCaches(ctx context.Context) error {
 		if p.m == nil || p.m.MountType != pb.MountType_CACHE {
 			continue
 		}
-		all = append(all, wanted{p, s.cacheRequest(p.m)})
+		r, err := s.cacheRequest(ctx, p.m)
+		if err != nil {
+			return fmt.Errorf("mount %s: %w", p.m.Dest, err)
+		}
+		all = append(all, wanted{p, r})
 	}
 	slices.SortStableFunc(all, func(a, b wanted) int { return cmp.Compare(a.r.Key().String(), b.r.Key().String()) })
 	have := map[cache.Key]*mount.Cache{}
@@ -131,19 +141,24 @@ var sharings = map[pb.CacheSharingOpt]mount.Sharing{
 	pb.CacheSharingOpt_SHARED: mount.Shared, pb.CacheSharingOpt_PRIVATE: mount.Private, pb.CacheSharingOpt_LOCKED: mount.Locked,
 }
 
-func (s *sandbox) cacheRequest(m *pb.Mount) mount.Request {
+func (s *sandbox) cacheRequest(ctx context.Context, m *pb.Mount) (mount.Request, error) {
 	r := mount.Request{ID: m.CacheOpt.ID, Sharing: sharings[m.CacheOpt.Sharing]}
 	r.Description = fmt.Sprintf("cached mount %s from %s", m.Dest, s.req.name)
 	if r.ID != m.Dest {
 		r.Description += fmt.Sprintf(" with id %q", r.ID)
 	}
 	if m.Input == none || s.req.inputs[m.Input] == "" {
-		return r
+		return r, nil
 	}
+	// By content, not by name: the cache must outlive the record of the step that
+	// made its base, which mostly is one mkdir.
 	base := s.req.inputs[m.Input]
-	r.Base = cache.Hash("tree", []byte(base))
+	var err error
+	if r.Base, err = s.w.Trees.Content(ctx, base, cache.Root); err != nil {
+		return r, err
+	}
 	r.Fill = func(ctx context.Context, dir string) error { return s.w.fill(ctx, base, dir) }
-	return r
+	return r, nil
 }
 
 // bindCache mounts the part of a cache directory that m selects. Other steps may

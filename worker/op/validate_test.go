@@ -47,7 +47,6 @@ func TestValidate(t *testing.T) {
 		}), "want all"},
 		"output too high":  {mnt(&pb.Mount{Dest: "/m", Output: 1 << 40}), "output"},
 		"tmpfs negative":   {mnt(&pb.Mount{Dest: "/m", Input: none, Output: none, MountType: pb.MountType_TMPFS, TmpfsOpt: &pb.TmpfsOpt{Size: -1}}), "-1 bytes"},
-		"tmpfs output":     {mnt(&pb.Mount{Dest: "/m", Input: none, Output: 1, MountType: pb.MountType_TMPFS}), "no output"},
 		"tmpfs root":       {exec(func(x *pb.ExecOp) { x.Mounts[0].MountType = pb.MountType_TMPFS }), "invalid mount type"},
 		"cache no options": {mnt(&pb.Mount{Dest: "/m", Input: none, Output: none, MountType: pb.MountType_CACHE}), "no options"},
 		"cache sharing":    {mnt(&pb.Mount{Dest: "/m", Input: none, Output: none, MountType: pb.MountType_CACHE, CacheOpt: &pb.CacheOpt{Sharing: 7}}), "sharing 7"},
