@@ -1,7 +1,6 @@
 package git
 
 import (
-	"context"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -426,119 +425,6 @@ func TestDescribe(t *testing.T) {
 	}
 }
 
-func TestSSHSignature(t *testing.T) {
-	if _, err := exec.LookPath("ssh-keygen"); err != nil {
-		t.Skip("SKIPPED, NOT TESTED: ssh-keygen is not installed")
-	}
-	f := newFixture(t)
-	keys := t.TempDir()
-	for _, name := range []string{"good", "other"} {
-		out, err := exec.Command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", filepath.Join(keys, name)).CombinedOutput()
-		if err != nil {
-			t.Fatalf("%v: %s", err, out)
-		}
-	}
-	pub := func(name string) string {
-		b, err := os.ReadFile(filepath.Join(keys, name+".pub"))
-		must(t, err)
-		return string(b)
-	}
-	f.init(t, "repo")
-	f.git(t, "repo", "config", "gpg.format", "ssh")
-	f.git(t, "repo", "config", "user.signingkey", filepath.Join(keys, "good"))
-	f.commit(t, "repo", "a", "unsigned")
-	unsigned := f.git(t, "repo", "rev-parse", "HEAD")
-	f.git(t, "repo", "config", "commit.gpgsign", "true")
-	f.commit(t, "repo", "a", "signed")
-	f.git(t, "repo", "tag", "-s", "-m", "signed tag", "v1")
-	f.git(t, "repo", "tag", "-a", "--no-sign", "-m", "unsigned tag", "v2")
-
-	for _, c := range []struct {
-		name, ref, key, attr, want string
-	}{
-		{"commit", "", "good", "", ""},
-		{"tag", "#v1", "good", "", ""},
-		{"required tag", "#v1", "good", pb.AttrGitSignatureVerifyRequireSignedTag, ""},
-		{"signed commit of an unsigned tag", "#v2", "good", "", ""},
-		{"other key", "", "other", "", "not the one that is trusted"},
-		{"unsigned", "#" + unsigned, "good", "", "not signed"},
-		{"unsigned tag where one is required", "#v2", "good", pb.AttrGitSignatureVerifyRequireSignedTag, "not signed"},
-		{"no tag where one is required", "", "good", pb.AttrGitSignatureVerifyRequireSignedTag, "there is no signed tag"},
-	} {
-		attrs := []string{pb.AttrGitSignatureVerifyPubKey, pub(c.key)}
-		if c.attr != "" {
-			attrs = append(attrs, c.attr, "true")
-		}
-		_, err := f.src.Pin(t.Context(), nil, f.request("repo"+c.ref, attrs...))
-		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
-			t.Errorf("%s: got %v, want %q", c.name, err, c.want)
-		}
-	}
-}
-
-func TestCheckoutBundle(t *testing.T) {
-	f := newFixture(t)
-	f.init(t, "repo")
-	f.commit(t, "repo", "a", "one")
-	id := f.commit(t, "repo", "a", "two")
-	p, err := f.src.Pin(t.Context(), nil, f.request("repo#main", pb.AttrGitCheckoutBundle, "true"))
-	must(t, err)
-	tr, err := f.src.Fetch(t.Context(), nil, p, nil)
-	must(t, err)
-	v, err := f.trees.Files(t.Context(), tr)
-	must(t, err)
-	path, err := v.HostPath("/bundle")
-	must(t, err)
-	if out := f.git(t, "", "bundle", "list-heads", path); out != id+" refs/heads/main" {
-		t.Errorf("bundle has %q", out)
-	}
-	f.git(t, "", "clone", "-q", "-b", "main", path, "cloned")
-	if b, _ := os.ReadFile(filepath.Join(f.root, "cloned/a")); string(b) != "two" {
-		t.Errorf("cloned: %q", b)
-	}
-}
-
-// bundles is a Bundles that has one file.
-type bundles string
-
-func (b bundles) Save(_ context.Context, _ session.Client, r source.Request, path string) error {
-	if r.Identifier != "docker-image+blob://h/x@sha256:1" {
-		return fmt.Errorf("asked for %s", r.Identifier)
-	}
-	data, err := os.ReadFile(string(b))
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(path, data, 0o600)
-}
-
-func TestFromBundle(t *testing.T) {
-	f := newFixture(t)
-	f.init(t, "repo")
-	old := f.commit(t, "repo", "a", "one")
-	id := f.commit(t, "repo", "a", "two")
-	path := filepath.Join(t.TempDir(), "bundle")
-	f.git(t, "repo", "bundle", "create", "-q", path, "main")
-	f.src.c.Bundles = bundles(path)
-	f.want("nobody may ask the remote")
-	for _, c := range []struct{ ref, sum, want string }{{"#main", id, "two"}, {"", id, "two"}, {"", old, "one"}, {"#" + old, old, "one"}} {
-		_, got, err := f.get(t, nil, f.request("repo"+c.ref, pb.AttrGitBundle, "docker-image+blob://h/x@sha256:1", pb.AttrGitChecksum, c.sum))
-		if err != nil || got["a"] != c.want {
-			t.Errorf("%q %s: %v, %v", c.ref, c.sum, got, err)
-		}
-	}
-	other := strings.Repeat("1", 40)
-	for _, ref := range []string{"", "#main"} {
-		_, _, err := f.get(t, nil, f.request("repo"+ref, pb.AttrGitBundle, "docker-image+blob://h/x@sha256:1", pb.AttrGitChecksum, other))
-		if err == nil || !strings.Contains(err.Error(), other) {
-			t.Errorf("%q: %v", ref, err)
-		}
-	}
-	if _, _, err := f.get(t, nil, f.request("repo", pb.AttrGitBundle, "docker-image+blob://h/x@sha256:1")); err == nil {
-		t.Error("a bundle without a checksum was accepted")
-	}
-}
-
 func TestErrors(t *testing.T) {
 	f := newFixture(t)
 	f.init(t, "repo")
@@ -560,41 +446,6 @@ func TestErrors(t *testing.T) {
 	f.src.c.Binary = "no-such-git"
 	if _, _, err := f.get(t, nil, f.request("repo")); !errors.Is(err, ErrNoGit) {
 		t.Errorf("no git: %v", err)
-	}
-}
-
-func TestHostile(t *testing.T) {
-	for _, s := range []string{
-		"ext::sh -c id", "file:///etc", "/etc", "--upload-pack=id", "ssh://-oProxyCommand=id/x", "ssh://-oProxyCommand=id@h/x", "https://-h/x",
-		"git@-h:x", "u@h:-x", "https://h/x#-f", "https://h/x#a..b", "https://h/x#a:../../b", "https://h/x#+main", "https://h/x#a%0ab", "https://h", "https:///x",
-		"https://h/x#a^{}", "ftp://h/x", "http+ext://h/x", "ssh://u:p@h/x",
-	} {
-		r, err := parse(source.Request{Identifier: "git://" + s})
-		if err == nil && (r.remote.scheme != "https" || strings.Contains(r.subdir, "..") || strings.HasPrefix(r.remote.host, "-")) {
-			t.Errorf("%s: accepted as %+v", s, r)
-		}
-		switch s {
-		case "/etc", "https://h/x#a:../../b": // https:///etc has no host; a subdirectory stays in the repository
-		default:
-			if err == nil {
-				t.Errorf("%s: accepted as %+v", s, r)
-			}
-		}
-	}
-	for s, want := range map[string]string{
-		"git@github.com:moby/buildkit.git#v1:sub": "git@github.com:moby/buildkit.git v1 sub",
-		"github.com/moby/buildkit":                "https://github.com/moby/buildkit  ",
-		"ssh://git@h:22/x":                        "ssh://git@h:22/x  ",
-		"https://u:p@h/x?a=b#c":                   "https://h/x c ",
-	} {
-		r, err := parse(source.Request{Identifier: "git://" + s})
-		if got := fmt.Sprintf("%s %s %s", r.remote.url, r.ref, r.subdir); err != nil || got != want {
-			t.Errorf("%s: got %q, %v, want %q", s, got, err, want)
-		}
-	}
-	_, err := parse(source.Request{Identifier: "git://h/x", Attrs: map[string]string{pb.AttrFullRemoteURL: "https://other/x"}})
-	if err == nil {
-		t.Error("a full URL of another repository was accepted")
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/buildd/buildd/cache"
 	"github.com/buildd/buildd/cache/tree"
@@ -111,7 +112,9 @@ func (s *Source) Pin(ctx context.Context, c session.Client, r source.Request) (s
 		p := r.Platform.Spec()
 		o.Platform = &p
 	}
+	done := report(r.Progress, "resolve "+r.Ref())
 	found, err := s.ResolveConfig(ctx, c, r.Ref(), o)
+	done()
 	if err != nil {
 		return source.Pin{}, err
 	}
@@ -123,6 +126,18 @@ func (s *Source) Pin(ctx context.Context, c session.Client, r source.Request) (s
 		return source.Pin{}, fmt.Errorf("image %s: %w", found.Ref, err)
 	}
 	return NewPin(r, found.pinned(), layers, found.Ref)
+}
+
+func report(progress func(solver.Status), id string) (done func()) {
+	if progress == nil {
+		return func() {}
+	}
+	st := solver.Status{ID: id, Started: time.Now()}
+	progress(st)
+	return func() {
+		st.Completed = time.Now()
+		progress(st)
+	}
 }
 
 // pinned is the reference with the digest.

@@ -7,24 +7,18 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"net/url"
 	"path"
-	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/buildd/buildd/cache/digest"
-	"github.com/buildd/buildd/worker/session"
 	bksession "github.com/moby/buildkit/session"
-	"github.com/moby/buildkit/session/filesync"
 	"github.com/moby/buildkit/util/grpcerrors"
 	"github.com/moby/patternmatcher"
 	"github.com/tonistiigi/fsutil"
 	"github.com/tonistiigi/fsutil/types"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/metadata"
 )
 
 const (
@@ -75,27 +69,6 @@ func newTransfer(c Config, b *bases, r request) (*transfer, error) {
 	return t, nil
 }
 
-// stream is the client's end of fsutil's protocol: it sends PACKET_STAT for each
-// file in order and an empty one at the end, and answers each PACKET_REQ with
-// PACKET_DATA, an empty one at the end of each file. PACKET_FIN of both sides
-// ends it.
-type stream interface {
-	Send(*types.Packet) error
-	Recv() (*types.Packet, error)
-}
-
-// lockedStream lets several goroutines send, which gRPC's streams do not.
-type lockedStream struct {
-	stream
-	mu sync.Mutex
-}
-
-func (s *lockedStream) Send(p *types.Packet) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.stream.Send(p)
-}
-
 // run receives the list and all bytes.
 func (t *transfer) run(ctx context.Context, caller bksession.Caller, m *meter) error {
 	parent := ctx
@@ -116,42 +89,6 @@ func (t *transfer) run(ctx context.Context, caller bksession.Caller, m *meter) e
 		return t.notFound(err)
 	}
 	return fmt.Errorf("receive local directory %q: %w", t.req.name, err)
-}
-
-func (t *transfer) notFound(err error) error {
-	return fmt.Errorf("local directory %q %w: the client does not give it out, pass --local %s=DIR (%w)", t.req.name, session.ErrNotFound, t.req.name, err)
-}
-
-func (t *transfer) open(ctx context.Context, caller bksession.Caller) (stream, error) {
-	if !caller.Supports(bksession.MethodURL(filesync.FileSync_ServiceDesc.ServiceName, "diffcopy")) {
-		return nil, t.notFound(errors.New("it gives out no directories"))
-	}
-	md := metadata.MD{}
-	setHeader(md, "dir-name", []string{t.req.name})
-	setHeader(md, "include-patterns", t.req.includes)
-	setHeader(md, "exclude-patterns", t.req.excludes)
-	setHeader(md, "followpaths", t.req.follow)
-	s, err := filesync.NewFileSyncClient(caller.Conn()).DiffCopy(metadata.NewOutgoingContext(ctx, md))
-	if err != nil {
-		return nil, fmt.Errorf("receive local directory %q: %w", t.req.name, err)
-	}
-	return s, nil
-}
-
-// setHeader writes values as BuildKit's clients expect them: escaped if one has
-// other characters than ASCII.
-func setHeader(md metadata.MD, key string, values []string) {
-	if values == nil {
-		return
-	}
-	values = slices.Clone(values)
-	if slices.ContainsFunc(values, func(v string) bool { return strings.ContainsFunc(v, func(r rune) bool { return r > 127 }) }) {
-		for i, v := range values {
-			values[i] = url.QueryEscape(v)
-		}
-		md.Set(key+"-encoded", "1")
-	}
-	md[key] = values
 }
 
 // talk receives until everything is here, while another goroutine asks for
@@ -197,19 +134,6 @@ func (t *transfer) talk(ctx context.Context, cancel func(), s stream, m *meter) 
 	}
 }
 
-// tell lets the client show why the transfer ends, if it is listening.
-func tell(s stream, why error) {
-	sent := make(chan struct{})
-	go func() {
-		defer close(sent)
-		_ = s.Send(&types.Packet{Type: types.PACKET_ERR, Data: []byte(why.Error())})
-	}()
-	select {
-	case <-sent:
-	case <-time.After(tellTimeout):
-	}
-}
-
 // ask sends requests, and the farewell when all have been answered.
 func (t *transfer) ask(ctx context.Context, s stream, asked *queue) error {
 	for {
@@ -225,14 +149,6 @@ func (t *transfer) ask(ctx context.Context, s stream, asked *queue) error {
 		return err
 	}
 	return sendError(s.Send(&types.Packet{Type: types.PACKET_FIN}))
-}
-
-// sendError hides the EOF of a stream that broke: why it did is what Recv says.
-func sendError(err error) error {
-	if errors.Is(err, io.EOF) {
-		return nil
-	}
-	return err
 }
 
 func (t *transfer) listen(ctx context.Context, s stream, asked *queue, m *meter) error {
@@ -369,58 +285,4 @@ func (t *transfer) link(e digest.Entry) (item, error) {
 	e = t.list[i].entry
 	e.Path, e.Hardlink, e.Xattrs = name, to, maps.Clone(e.Xattrs)
 	return item{entry: e}, nil
-}
-
-// queue is an unbounded queue of file numbers.
-type queue struct {
-	mu     sync.Mutex // guards ids and closed
-	ids    []uint32
-	closed bool
-	wake   chan struct{}
-}
-
-func newQueue() *queue { return &queue{wake: make(chan struct{}, 1)} }
-
-func (q *queue) put(id uint32) {
-	q.mu.Lock()
-	q.ids = append(q.ids, id)
-	q.mu.Unlock()
-	q.signal()
-}
-
-func (q *queue) close() {
-	q.mu.Lock()
-	q.closed = true
-	q.mu.Unlock()
-	q.signal()
-}
-
-func (q *queue) signal() {
-	select {
-	case q.wake <- struct{}{}:
-	default:
-	}
-}
-
-// next waits for a number; false if there will be none.
-func (q *queue) next(ctx context.Context) (uint32, bool) {
-	for {
-		q.mu.Lock()
-		if len(q.ids) > 0 {
-			id := q.ids[0]
-			q.ids = q.ids[1:]
-			q.mu.Unlock()
-			return id, true
-		}
-		closed := q.closed
-		q.mu.Unlock()
-		if closed {
-			return 0, false
-		}
-		select {
-		case <-ctx.Done():
-			return 0, false
-		case <-q.wake:
-		}
-	}
 }
