@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/buildd/buildd/builder/attest"
 	"github.com/buildd/buildd/builder/bridge"
 	"github.com/buildd/buildd/builder/export"
 	"github.com/buildd/buildd/cache/tree"
@@ -33,6 +34,8 @@ type Outcome struct {
 	Response map[string]string
 	Results  []*export.Result
 	Err      error
+	// Attested is what is known of how the results came about.
+	Attested []Attested
 }
 
 // Config is what a Builder stands on.
@@ -51,6 +54,10 @@ type Config struct {
 	Entitlements []string
 	// Devices are what RUN --device can choose from.
 	Devices Devices
+	// ProvenanceEnv are fields that provenance has in addition.
+	ProvenanceEnv map[string]any
+	// DockerfileVersion is that of the daemon's own frontend.
+	DockerfileVersion string
 	// Collect frees space; it is called when a build has ended.
 	Collect func()
 }
@@ -58,11 +65,14 @@ type Config struct {
 // Builder runs builds. It is safe for concurrent use.
 type Builder struct {
 	Config
-	jobs jobs
+	jobs      jobs
+	producers *attest.Producers
 }
 
 // New returns a Builder.
-func New(c Config) *Builder { return &Builder{Config: c, jobs: newJobs()} }
+func New(c Config) *Builder {
+	return &Builder{Config: c, jobs: newJobs(), producers: attest.NewProducers()}
+}
 
 // Solve runs the build that req describes (BuildKit's control.proto). The
 // response holds what the exporters say of their results. An error of a step
@@ -81,6 +91,7 @@ func (b *Builder) Solve(ctx context.Context, req *control.SolveRequest) (*contro
 		done = b.History.Start(req, j.log)
 	}
 	out := j.run(ctx)
+	out.Err = withStack(out.Err)
 	j.log.Close()
 	done(context.WithoutCancel(ctx), out)
 	if out.Err != nil {
@@ -99,7 +110,13 @@ func (j *job) run(ctx context.Context) Outcome {
 	if err != nil {
 		return Outcome{Err: j.build.Locate(err)}
 	}
-	return j.export(ctx, in)
+	attested, err := j.attest(ctx, res, &in)
+	if err != nil {
+		return Outcome{Err: j.build.Locate(err)}
+	}
+	out := j.export(ctx, in)
+	out.Attested = attested
+	return out
 }
 
 // solve returns the frontend's result. Without a frontend and a definition the

@@ -36,6 +36,7 @@ type job struct {
 	lease     *tree.Lease
 	exporters []export.Exporter
 	gateway   *gateway.Session // nil unless the frontend runs in the client
+	attests   *attestations
 }
 
 // newJob checks a request and registers it.
@@ -53,6 +54,9 @@ func (b *Builder) newJob(req *control.SolveRequest) (*job, error) {
 		return nil, err
 	}
 	j := &job{b: b, req: req, log: &progress.Log{}}
+	if j.attests, err = b.newAttestations(req); err != nil {
+		return nil, err
+	}
 	for _, e := range req.Exporters {
 		x, err := b.Exporters.Resolve(e.Type, e.Attrs)
 		if err != nil {
@@ -69,17 +73,19 @@ func (b *Builder) newJob(req *control.SolveRequest) (*job, error) {
 		sessions = []string{req.Session}
 	}
 	j.build = &bridge.Build{
-		Config: b.Bridge, Log: j.log, Session: req.Session, Allow: allow, Policy: pol,
+		Config: b.Bridge, Log: j.log, Session: req.Session, Allow: allow, Policy: pol, Call: j.attests.call,
 		Lend: b.Sessions.Client(func() []string { return sessions }),
 		Solve: b.Solver.NewBuild(solver.BuildConfig{
 			ID: req.Ref, Sessions: sessions, Events: j.log, Hold: j.lease.Add, Memory: b.Memory.Target(target(req)),
 		}),
 	}
+	j.attests.build.Layers = j.layers
 	return j, nil
 }
 
 func (j *job) end() {
 	j.log.Close()
+	j.attests.call.Release()
 	j.lease.Release()
 	j.b.jobs.finish(j.req.Ref)
 	if j.b.Collect != nil {

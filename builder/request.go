@@ -2,6 +2,7 @@ package builder
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -17,6 +18,9 @@ const (
 	EntitlementNetworkHost      = "network.host"
 	EntitlementDevice           = "device"
 )
+
+// builtinFrontend is the name of the daemon's own frontend.
+const builtinFrontend = "dockerfile.v0"
 
 // translate gives a request of an older client today's form.
 func translate(req *control.SolveRequest) {
@@ -39,6 +43,7 @@ func translate(req *control.SolveRequest) {
 		req.Exporters = []*control.Exporter{{Type: req.ExporterDeprecated, Attrs: req.ExporterAttrsDeprecated}}
 	}
 	req.ExporterDeprecated, req.ExporterAttrsDeprecated = "", nil
+	useBuiltin(req)
 	epoch, ok := req.FrontendAttrs["build-arg:SOURCE_DATE_EPOCH"]
 	if !ok || !isSeconds(epoch) {
 		return
@@ -51,6 +56,21 @@ func translate(req *control.SolveRequest) {
 			e.Attrs[string(exptypes.OptKeySourceDateEpoch)] = epoch
 		}
 	}
+}
+
+// useBuiltin calls the daemon's own frontend by its name where a client names it
+// as the image of a gateway frontend, so that records and provenance do.
+func useBuiltin(req *control.SolveRequest) {
+	if req.Frontend != "gateway.v0" || req.FrontendAttrs["source"] != builtinFrontend {
+		return
+	}
+	for k := range req.FrontendAttrs { // the name of a context goes before it
+		if k == "context:"+builtinFrontend || strings.HasPrefix(k, "context:"+builtinFrontend+"::") {
+			return
+		}
+	}
+	req.Frontend, req.FrontendAttrs = builtinFrontend, maps.Clone(req.FrontendAttrs)
+	delete(req.FrontendAttrs, "source")
 }
 
 // isSeconds tells a time from the names that the Dockerfile frontend gives a

@@ -62,6 +62,9 @@ func (c *Call) Solve(refs ...Ref) error {
 	return c.produced(refs)
 }
 
+// Apart returns the record of work for the same client that does not count.
+func (c *Call) Apart() *Call { return &Call{producers: c.producers, root: c.root} }
+
 // Image records that an image was looked up.
 func (c *Call) Image(i Image) {
 	c.mu.Lock()

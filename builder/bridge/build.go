@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/buildd/buildd/builder/attest"
 	"github.com/buildd/buildd/builder/policy"
 	"github.com/buildd/buildd/cache"
 	"github.com/buildd/buildd/cache/digest"
@@ -61,6 +62,8 @@ type Build struct {
 	Allow func(*pb.Op) error
 	// Policy says what may be fetched; nil is everything.
 	Policy *policy.Engine
+	// Call records what the client's own frontend does.
+	Call *attest.Call
 
 	memo source.Memo
 

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/buildd/buildd/builder/attest"
 	control "github.com/moby/buildkit/api/services/control"
 	"github.com/moby/buildkit/client/llb"
 	"github.com/moby/buildkit/client/llb/sourceresolver"
@@ -26,6 +27,7 @@ type Client struct {
 	opts   map[string]string
 	inputs map[string]*pb.Definition
 	depth  int
+	call   *attest.Call // records what the frontend does
 }
 
 func asType[E error](err error) (E, bool) { return errors.AsType[E](err) }
@@ -33,7 +35,7 @@ func asType[E error](err error) (E, bool) { return errors.AsType[E](err) }
 // Client returns the view of a frontend that was called with these options and
 // inputs.
 func (b *Build) Client(opts map[string]string, inputs map[string]*pb.Definition) *Client {
-	return &Client{b: b, opts: opts, inputs: inputs}
+	return &Client{b: b, opts: opts, inputs: inputs, call: b.Call}
 }
 
 // BuildOpts implements gwclient.Client.
@@ -47,39 +49,45 @@ func (c *Client) BuildOpts() gwclient.BuildOpts {
 // Solve implements gwclient.Client. The references of the result are lazy
 // unless the request says to evaluate them.
 func (c *Client) Solve(ctx context.Context, req gwclient.SolveRequest) (*gwclient.Result, error) {
-	res, err := c.solve(ctx, req)
+	res, record, err := c.solve(ctx, req)
 	if err != nil {
 		return nil, c.b.Locate(err)
 	}
 	if req.Evaluate {
 		err = res.EachRef(func(r gwclient.Reference) error { return r.Evaluate(ctx) })
 	}
+	if err == nil {
+		err = record(refs(res)...)
+	}
 	return res, err
 }
 
-func (c *Client) solve(ctx context.Context, req gwclient.SolveRequest) (*gwclient.Result, error) {
+// solve returns with a result what records it.
+func (c *Client) solve(ctx context.Context, req gwclient.SolveRequest) (*gwclient.Result, func(...attest.Ref) error, error) {
 	switch {
 	case req.Frontend != "" && req.Definition != nil && len(req.Definition.Def) > 0:
-		return nil, errors.New("a request has either a frontend or a definition: this one has both")
+		return nil, nil, errors.New("a request has either a frontend or a definition: this one has both")
 	case req.Frontend != "":
-		return c.callFrontend(ctx, req)
+		sub := c.call.Enter(attest.Request{Frontend: req.Frontend, Args: req.FrontendOpt, Inputs: req.FrontendInputs})
+		res, err := c.callFrontend(ctx, req, sub)
+		return res, func(refs ...attest.Ref) error { return c.call.Return(sub, refs...) }, err
 	}
 	p, err := c.b.Policy.With(req.SourcePolicies...)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	ref, err := c.b.NewRef(ctx, req.Definition, p)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	res := gwclient.NewResult()
 	if ref != nil {
 		res.SetRef(ref)
 	}
-	return res, nil
+	return res, c.call.Solve, nil
 }
 
-func (c *Client) callFrontend(ctx context.Context, req gwclient.SolveRequest) (*gwclient.Result, error) {
+func (c *Client) callFrontend(ctx context.Context, req gwclient.SolveRequest, call *attest.Call) (*gwclient.Result, error) {
 	f, ok := c.b.Frontends[req.Frontend]
 	if !ok {
 		return nil, fmt.Errorf("frontend %q not found: want one of %s", req.Frontend, strings.Join(c.frontends(), ", "))
@@ -87,7 +95,7 @@ func (c *Client) callFrontend(ctx context.Context, req gwclient.SolveRequest) (*
 	if c.depth >= maxDepth {
 		return nil, fmt.Errorf("frontend %s: frontends call each other more than %d deep", req.Frontend, maxDepth)
 	}
-	return f.Build(ctx, &Client{b: c.b, opts: req.FrontendOpt, inputs: req.FrontendInputs, depth: c.depth + 1})
+	return f.Build(ctx, &Client{b: c.b, opts: req.FrontendOpt, inputs: req.FrontendInputs, depth: c.depth + 1, call: call})
 }
 
 func (c *Client) frontends() []string {
@@ -128,6 +136,9 @@ func (c *Client) ResolveSourceMetadata(ctx context.Context, op *pb.SourceOp, o s
 	t := c.b.Log.Begin(name)
 	res, err := c.b.Sources.Describe(ctx, c.b.Lend, c.b.request(op, nil), o)
 	t.End(err)
+	if err == nil && res.Image != nil {
+		c.call.Image(lookedUp(res, o))
+	}
 	return res, err
 }
 

@@ -2,6 +2,7 @@ package bridge
 
 import (
 	"context"
+	"sync/atomic"
 
 	"github.com/buildd/buildd/builder/policy"
 	"github.com/buildd/buildd/cache"
@@ -18,6 +19,8 @@ type Ref struct {
 	b    *Build
 	def  *pb.Definition
 	edge solver.Edge
+
+	solved atomic.Bool
 }
 
 // NewRef returns the lazy result of a definition, whose sources p may rewrite;
@@ -36,8 +39,14 @@ func (r *Ref) Definition() *pb.Definition { return r.def }
 // Tree solves the reference.
 func (r *Ref) Tree(ctx context.Context) (cache.Tree, error) {
 	t, err := r.b.Solve.Solve(ctx, r.edge)
+	if err == nil {
+		r.solved.Store(true)
+	}
 	return t, r.b.Locate(err)
 }
+
+// Solved implements attest.Ref.
+func (r *Ref) Solved() (solver.Edge, bool) { return r.edge, r.solved.Load() }
 
 // ToState implements gwclient.Reference.
 func (r *Ref) ToState() (llb.State, error) {

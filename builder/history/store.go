@@ -148,6 +148,9 @@ func (s *Store) finish(ctx context.Context, rec *control.BuildHistoryRecord, log
 	if rec.Logs, err = s.saveLog(ctx, rec.Ref, log); err != nil {
 		return err
 	}
+	if err := s.saveAttested(ctx, rec, out.Attested); err != nil {
+		return err
+	}
 	if out.Err != nil {
 		st, ok := grpcerrors.AsGRPCStatus(grpcerrors.ToGRPC(ctx, out.Err))
 		if !ok {
