@@ -65,7 +65,7 @@ func TestSecondBuildRunsNothing(t *testing.T) {
 	}
 	second := build()
 	for name, end := range second.steps() {
-		if end != "CACHED" && strings.Contains(name, "/") {
+		if end != "CACHED" && !strings.Contains(name, "[internal]") {
 			t.Errorf("%s: %s", name, end)
 		}
 	}

@@ -14,6 +14,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"time"
 
 	"github.com/buildd/buildd/cmd/buildd/config"
@@ -60,7 +61,7 @@ func newServer(log *slog.Logger, t config.TLS, more ...grpc.ServerOption) (*serv
 	metrics := grpcprom.NewServerMetrics(grpcprom.WithServerHandlingTimeHistogram())
 	reg.MustRegister(metrics)
 	panics := recovery.WithRecoveryHandlerContext(func(ctx context.Context, p any) error {
-		log.ErrorContext(ctx, "a call panicked", "panic", p)
+		log.ErrorContext(ctx, "a call panicked", "panic", p, "stack", string(debug.Stack()))
 		return status.Errorf(codes.Internal, "buildd: internal error: %v", p)
 	})
 	calls := logging.LoggerFunc(func(ctx context.Context, lvl logging.Level, msg string, fields ...any) {
