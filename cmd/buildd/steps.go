@@ -10,6 +10,7 @@ import (
 
 	"github.com/buildd/buildd/builder/bridge"
 	"github.com/buildd/buildd/cmd/buildd/config"
+	"github.com/buildd/buildd/frontend/dockerfile"
 	"github.com/buildd/buildd/worker"
 	"github.com/buildd/buildd/worker/device"
 	"github.com/buildd/buildd/worker/mount"
@@ -160,5 +161,5 @@ func platformsOf(c config.Config) ([]ocispecs.Platform, error) {
 }
 
 func buildkitVersion() *types.BuildkitVersion {
-	return &types.BuildkitVersion{Package: "github.com/buildd/buildd", Version: version, Revision: revision(), DockerfileVersion: "1.27.0"}
+	return &types.BuildkitVersion{Package: "github.com/buildd/buildd", Version: version, Revision: revision(), DockerfileVersion: dockerfile.Version}
 }

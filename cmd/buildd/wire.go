@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 
 	"github.com/buildd/buildd/builder"
+	"github.com/buildd/buildd/builder/attest"
 	"github.com/buildd/buildd/builder/bridge"
 	"github.com/buildd/buildd/builder/control"
 	"github.com/buildd/buildd/builder/export"
@@ -148,6 +149,10 @@ func wire(ctx context.Context, log *slog.Logger, c config.Config, remote config.
 	if err != nil {
 		return nil, err
 	}
+	env, err := attest.ReadEnv(c.ProvenanceEnvDir)
+	if err != nil {
+		return nil, err
+	}
 	b := builder.New(builder.Config{
 		Solver: solver.New(solver.Config{Cache: s.actions, Contents: runner, Runner: runner, Slots: int64(c.Workers.OCI.MaxParallelism)}),
 		Bridge: &bridge.Config{
@@ -156,6 +161,7 @@ func wire(ctx context.Context, log *slog.Logger, c config.Config, remote config.
 		},
 		Sessions: sessions, Trees: s.trees, Memory: memory{s.actions}, History: s.history, Forwarder: d.forwarder,
 		Provider: provider, Entitlements: c.Entitlements, Devices: steps.devices, Collect: collector.Kick,
+		ProvenanceEnv: env, DockerfileVersion: dockerfile.Version,
 		Exporters: export.NewSet(export.Config{Trees: s.trees, Blobs: s.blobs, Images: s.images, Resolver: func(client session.Client, insecure bool) remotes.Resolver {
 			return hosts.Resolver(client, registry.ResolverOptions{Insecure: insecure})
 		}}),

@@ -11,6 +11,10 @@ import (
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
+// Version is that of the Dockerfile syntax that the frontend knows, as
+// docker/dockerfile is released under.
+const Version = "1.28.0"
+
 // Frontend builds Dockerfiles. It has no state: everything about a build is in the client.
 type Frontend struct{}
 

@@ -44,6 +44,9 @@ func (c *Config) finish() error {
 	if len(c.CDI.SpecDirs) == 0 {
 		c.CDI.SpecDirs = []string{"/etc/cdi", "/var/run/cdi", "/etc/buildkit/cdi"}
 	}
+	if c.ProvenanceEnvDir == "" {
+		c.ProvenanceEnvDir = "/etc/buildkit/provenance.d"
+	}
 	return c.check()
 }
 
