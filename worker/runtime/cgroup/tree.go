@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -37,9 +38,14 @@ func Open() (*Tree, error) {
 		return nil, fmt.Errorf("find control groups: %w", err)
 	}
 	defer f.Close()
+	return Parse(f)
+}
+
+// Parse finds the hierarchies in a list of mounts as /proc/PID/mountinfo has it.
+func Parse(mountinfo io.Reader) (*Tree, error) {
 	t := &Tree{v1: make(map[string]string), enabled: make(map[string]bool)}
 	unified := ""
-	for s := bufio.NewScanner(f); s.Scan(); {
+	for s := bufio.NewScanner(mountinfo); s.Scan(); {
 		// See proc_pid_mountinfo(5): ID parent dev root place options... - type source options
 		fields := strings.Fields(s.Text())
 		sep := slices.Index(fields, "-")

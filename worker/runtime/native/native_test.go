@@ -9,7 +9,14 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	if os.Getenv(attackEnv) != "" {
+		attack()
+		return
+	}
 	Init()
+	if os.Getenv(daemonEnv) != "" {
+		daemon(os.Args[1], os.Args[2])
+	}
 	code := m.Run()
 	runtimetest.Cleanup()
 	os.Exit(code)

@@ -25,7 +25,7 @@ func Rootfs(t testing.TB) string {
 	}
 	must(t, os.Chmod(filepath.Join(dir, "tmp"), 0o1777|os.ModeSticky))
 	copyFile(t, busybox, filepath.Join(dir, "bin/busybox"))
-	copyFile(t, probe(t), filepath.Join(dir, "bin/probe"))
+	copyFile(t, Probe(t), filepath.Join(dir, "bin/probe"))
 	for _, a := range applets {
 		must(t, os.Symlink("busybox", filepath.Join(dir, "bin", a)))
 	}
@@ -47,7 +47,14 @@ func copyFile(t testing.TB, from, to string) {
 	must(t, os.WriteFile(to, b, 0o755))
 }
 
+// ProbeEnv names a probe that is built already, for a test program that runs
+// itself where there is no go command.
+const ProbeEnv = "BUILDD_TEST_PROBE"
+
 var built = sync.OnceValues(func() (string, error) {
+	if path := os.Getenv(ProbeEnv); path != "" {
+		return path, nil
+	}
 	dir, err := os.MkdirTemp("", "buildd-probe-")
 	if err != nil {
 		return "", err
@@ -58,8 +65,8 @@ var built = sync.OnceValues(func() (string, error) {
 	return filepath.Join(dir, "probe"), cmd.Run()
 })
 
-// probe builds the program that looks at containers from inside.
-func probe(t testing.TB) string {
+// Probe builds the program that looks at containers from inside.
+func Probe(t testing.TB) string {
 	t.Helper()
 	path, err := built()
 	if err != nil {
@@ -71,7 +78,7 @@ func probe(t testing.TB) string {
 // Cleanup removes what the tests of a program shared; call it at the end of
 // TestMain.
 func Cleanup() {
-	if path, err := built(); err == nil {
+	if path, err := built(); err == nil && os.Getenv(ProbeEnv) == "" {
 		os.RemoveAll(filepath.Dir(path))
 	}
 }

@@ -21,6 +21,8 @@ import (
 type Config struct {
 	// Open returns a new runtime, which the suite closes if it can be closed.
 	Open func(t *testing.T) runtime.Runtime
+	// Rootless: the tests run as root of a user namespace.
+	Rootless bool
 	// Lacks are the features that this runtime does not have.
 	Lacks []Feature
 }
@@ -31,6 +33,8 @@ type Feature string
 const (
 	// Cgroups: control groups work on this host.
 	Cgroups Feature = "control groups"
+	// Nodes: device nodes can be made.
+	Nodes Feature = "device nodes"
 	// OOM: a kill for memory is told.
 	OOM Feature = "OOM detection"
 	// Cwd: a missing working directory is an error; runc makes it.
@@ -45,6 +49,14 @@ const (
 	// Resize: the size of a terminal is passed on.
 	Resize Feature = "terminal size"
 )
+
+// needs are the features that whole tests are about.
+var needs = map[string][]Feature{
+	"Devices":   {Cgroups, Nodes},
+	"Insecure":  {Nodes},
+	"ForkBomb":  {Cgroups},
+	"MemoryHog": {Cgroups},
+}
 
 func (c Config) lacks(f Feature) bool { return slices.Contains(c.Lacks, f) }
 
@@ -98,8 +110,10 @@ func Run(t *testing.T, c Config) {
 		{"HostileRoot", s.hostileRoot},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			if c.lacks(Cgroups) && slices.Contains([]string{"Devices", "ForkBomb", "MemoryHog"}, test.name) {
-				t.Skip("SKIPPED: no control groups")
+			for _, f := range needs[test.name] {
+				if c.lacks(f) {
+					t.Skipf("SKIPPED: no %s", f)
+				}
 			}
 			test.f(t)
 		})
@@ -139,7 +153,7 @@ func (s *suite) sh(t *testing.T, script string, change ...func(*container)) resu
 func (s *suite) run(t *testing.T, change ...func(*container)) result {
 	t.Helper()
 	c := container{}
-	c.ID, c.Root, c.CgroupParent = newID(), s.root, cgroupParent
+	c.ID, c.Root, c.CgroupParent, c.Rootless = newID(), s.root, cgroupParent, s.Rootless
 	for _, f := range change {
 		f(&c)
 	}

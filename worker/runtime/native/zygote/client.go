@@ -101,21 +101,6 @@ func (z *Zygote) Close() {
 // Done is closed when the zygote has ended.
 func (z *Zygote) Done() <-chan struct{} { return z.done }
 
-// sealedSelf opens this program's file by a read-only mount of its own: a
-// container that gets hold of the zygote's /proc/PID/exe cannot write to the
-// daemon's binary through it (CVE-2019-5736).
-func sealedSelf() (*os.File, error) {
-	f, err := cloneMount(unix.AT_FDCWD, "/proc/self/exe", false)
-	if err != nil {
-		return nil, fmt.Errorf("open own program: %w", err)
-	}
-	if err := f.setAttr(unix.MOUNT_ATTR_RDONLY, 0, unix.MS_PRIVATE, false); err != nil {
-		f.close()
-		return nil, fmt.Errorf("seal own program: %w", err)
-	}
-	return os.NewFile(uintptr(f), "self"), nil
-}
-
 func socketPair() (*net.UnixConn, *os.File, error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {

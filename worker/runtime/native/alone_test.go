@@ -1,0 +1,479 @@
+package native
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/buildd/buildd/worker/runtime"
+	"github.com/buildd/buildd/worker/runtime/cgroup"
+	"github.com/buildd/buildd/worker/runtime/native/zygote"
+	"github.com/buildd/buildd/worker/runtime/runtimetest"
+)
+
+// output is a stream that keeps what is written.
+type output struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.b.Write(p)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.b.String()
+}
+
+func (*output) Close() error { return nil }
+
+// parent is a control group of this process's own.
+var parent = fmt.Sprintf("/buildd-native-test-%d", os.Getpid())
+
+func removeParent() {
+	for _, pattern := range []string{"/sys/fs/cgroup" + parent, "/sys/fs/cgroup/*" + parent} {
+		dirs, _ := filepath.Glob(pattern)
+		for _, d := range dirs {
+			_ = os.Remove(d)
+		}
+	}
+}
+
+func open(t *testing.T, c Config) *Runtime {
+	t.Helper()
+	runtimetest.Require(t)
+	r, err := New(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := r.Close(); err != nil {
+			t.Error(err)
+		}
+		removeParent()
+	})
+	return r
+}
+
+func spec(t *testing.T, o runtime.SpecOptions) *specs.Spec {
+	t.Helper()
+	o.CgroupParent = parent
+	s, err := runtime.Spec(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func run(t *testing.T, r *Runtime, s *specs.Spec) (string, error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	var out output
+	err := r.Run(ctx, fmt.Sprintf("alone-%d", time.Now().UnixNano()), runtime.Sandbox{Spec: s}, runtime.Process{Stdout: &out, Stderr: &out})
+	return out.String(), err
+}
+
+func sh(root, script string) runtime.SpecOptions {
+	return runtime.SpecOptions{ID: "x", Root: root, Args: []string{"/bin/sh", "-c", script}}
+}
+
+// TestDaemonKilled kills a daemon with containers, one of which does what it can
+// to stay.
+func TestDaemonKilled(t *testing.T) {
+	runtimetest.Require(t)
+	root := runtimetest.Rootfs(t)
+	marker := fmt.Sprintf("77%d", time.Now().UnixNano())
+	cmd := exec.Command("/proc/self/exe", root, marker)
+	cmd.Env = append(os.Environ(), daemonEnv+"=1")
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(out, make([]byte, 6)); err != nil { // "ready\n" once
+		t.Fatalf("daemon does not start: %v", err)
+	}
+	if n := marked(marker); n < 4 {
+		t.Errorf("%d processes before the kill, want 4", n)
+	}
+	_ = cmd.Process.Kill()
+	_ = cmd.Wait()
+	for end := time.Now().Add(10 * time.Second); marked(marker) > 0; time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%d processes outlive their daemon", marked(marker))
+		}
+	}
+	left := func() (n int) {
+		dirs, _ := filepath.Glob("/sys/fs/cgroup/*" + marker + "/*/cgroup.procs")
+		more, _ := filepath.Glob("/sys/fs/cgroup/*/" + marker + "/*/cgroup.procs")
+		return len(dirs) + len(more)
+	}
+	if left() == 0 {
+		t.Fatal("no control group is left, so there is nothing to test")
+	}
+	for end := time.Now().Add(5 * time.Second); left() > 0 && time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		if err := Cleanup("/" + marker); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if left() > 0 {
+		t.Error("control groups are left after Cleanup")
+	}
+	for _, pattern := range []string{"/sys/fs/cgroup/" + marker, "/sys/fs/cgroup/*/" + marker} {
+		dirs, _ := filepath.Glob(pattern)
+		for _, d := range dirs {
+			_ = os.Remove(d)
+		}
+	}
+}
+
+const daemonEnv = "BUILDD_TEST_DAEMON"
+
+// daemon runs two containers until it is killed.
+func daemon(root, marker string) {
+	r, err := New(Config{})
+	if err != nil {
+		panic(err)
+	}
+	started := make(chan struct{})
+	for i := range 2 {
+		s, err := runtime.Spec(runtime.SpecOptions{
+			ID: fmt.Sprintf("d%d", i), Root: root, CgroupParent: "/" + marker, UID: uint32(1000 * i),
+			Args: []string{"/bin/sh", "-c", "trap '' HUP INT TERM; probe sleep " + marker + " & probe sleep " + marker},
+		})
+		if err != nil {
+			panic(err)
+		}
+		go func() {
+			err := r.Run(context.Background(), fmt.Sprintf("d%d", i), runtime.Sandbox{Spec: s}, runtime.Process{Started: func() {
+				time.Sleep(300 * time.Millisecond)
+				started <- struct{}{}
+			}})
+			panic(err)
+		}()
+	}
+	<-started
+	<-started
+	fmt.Println("ready")
+	select {}
+}
+
+// marked counts the processes with marker as an argument.
+func marked(marker string) (n int) {
+	files, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, f := range files {
+		if b, err := os.ReadFile(f); err == nil && strings.Contains(string(b), "sleep\x00"+marker+"\x00") {
+			n++
+		}
+	}
+	return n
+}
+
+// TestZygoteKilled: its containers end with an error that says so, and the next
+// one gets a new zygote.
+func TestZygoteKilled(t *testing.T) {
+	r := open(t, Config{})
+	root := runtimetest.Rootfs(t)
+	var zygotePID string
+	files, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, f := range files {
+		b, _ := os.ReadFile(f)
+		st, _ := os.ReadFile(filepath.Join(filepath.Dir(f), "stat"))
+		if strings.HasPrefix(string(b), zygote.Name+"\x00") && strings.Contains(string(st), fmt.Sprintf(" %d ", os.Getpid())) {
+			zygotePID = filepath.Base(filepath.Dir(f))
+		}
+	}
+	var pid int
+	if _, err := fmt.Sscan(zygotePID, &pid); err != nil {
+		t.Fatalf("no zygote found: %v", err)
+	}
+	s := spec(t, sh(root, "sleep 1000"))
+	err := r.Run(t.Context(), "zk", runtime.Sandbox{Spec: s}, runtime.Process{Started: func() { _ = unix.Kill(pid, unix.SIGKILL) }})
+	if !errors.Is(err, zygote.ErrEnded) {
+		t.Errorf("error %v, want %v", err, zygote.ErrEnded)
+	}
+	if out, err := run(t, r, spec(t, sh(root, "echo again"))); err != nil || out != "again\n" {
+		t.Errorf("afterwards: %q, %v", out, err)
+	}
+}
+
+func TestClosed(t *testing.T) {
+	r := open(t, Config{})
+	root := runtimetest.Rootfs(t)
+	done := make(chan error)
+	started := make(chan struct{})
+	go func() {
+		done <- r.Run(t.Context(), "cl", runtime.Sandbox{Spec: spec(t, sh(root, "sleep 1000"))}, runtime.Process{Started: func() { close(started) }})
+	}()
+	<-started
+	if err := r.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := <-done; err == nil {
+		t.Error("Run outlives Close")
+	}
+	if _, err := run(t, r, spec(t, sh(root, "true"))); err == nil {
+		t.Error("Run after Close: no error")
+	}
+}
+
+// TestUserNamespace runs a container whose root is nobody on the host.
+func TestUserNamespace(t *testing.T) {
+	r := open(t, Config{})
+	root := runtimetest.Rootfs(t)
+	const base = 200000
+	err := filepath.Walk(root, func(p string, _ os.FileInfo, err error) error {
+		if err != nil {
+			return err
+		}
+		return os.Lchown(p, base, base)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := sh(root, `cat /proc/self/uid_map; id -u; touch /made; chown 5:6 /made; stat -c %u:%g /made /proc/1; echo x >/dev/stderr; ls -l /dev/null; echo 1 >/dev/null && grep Cap /proc/self/status`)
+	o.UIDMappings = []specs.LinuxIDMapping{{ContainerID: 0, HostID: base, Size: 65536}}
+	o.GIDMappings = o.UIDMappings
+	out, err := run(t, r, spec(t, o))
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	for _, want := range []string{"0     200000      65536", "\n5:6\n0:0\n", "x\n", "CapEff:\t00000000a80425fb"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("%q is not in %q", want, out)
+		}
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(filepath.Join(root, "made"), &st); err != nil || st.Uid != base+5 || st.Gid != base+6 {
+		t.Errorf("owner on the host %d:%d, %v; want %d:%d", st.Uid, st.Gid, err, base+5, base+6)
+	}
+	// A further process joins it.
+	s := spec(t, o)
+	s.Process.Args = []string{"/bin/probe", "sleep"}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	done, started := make(chan error, 1), make(chan struct{})
+	go func() {
+		done <- r.Run(ctx, "user", runtime.Sandbox{Spec: s}, runtime.Process{Started: func() { close(started) }})
+	}()
+	select {
+	case <-started:
+	case err := <-done:
+		t.Fatal(err)
+	}
+	var got output
+	err = r.Exec(t.Context(), "user", runtime.Process{Stdout: &got, Stderr: &got, Spec: &specs.Process{
+		Args: []string{"/bin/cat", "/proc/self/uid_map"}, Cwd: "/",
+	}})
+	if err != nil || !strings.Contains(got.String(), "200000") {
+		t.Errorf("joined: %q, %v", got.String(), err)
+	}
+	cancel()
+	<-done
+}
+
+// TestOwnProgramIsSealed has the daemon's own program executed in the container by
+// way of /proc/self/exe, as attacks do that then write to it.
+func TestOwnProgramIsSealed(t *testing.T) {
+	r := open(t, Config{})
+	root := runtimetest.Rootfs(t)
+	if err := os.WriteFile(filepath.Join(root, "attack"), []byte("#!/proc/self/exe\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	o := runtime.SpecOptions{ID: "x", Root: root, Args: []string{"/attack"}, Env: []string{attackEnv + "=1"}}
+	for _, dir := range []string{"/lib", "/lib64", "/usr"} { // where this program is linked dynamically
+		if _, err := os.Stat(dir); err == nil {
+			o.Mounts = append(o.Mounts, specs.Mount{Destination: dir, Type: "bind", Source: dir, Options: []string{"rbind", "ro"}})
+		}
+	}
+	out, err := run(t, r, spec(t, o))
+	if err != nil || !strings.Contains(out, "read-only") {
+		t.Errorf("%q, %v; want read-only", out, err)
+	}
+}
+
+const attackEnv = "BUILDD_TEST_ATTACK"
+
+// attack tells whether its own file could be written to.
+func attack() {
+	var st unix.Statfs_t
+	err := unix.Statfs("/proc/self/exe", &st)
+	if err == nil && st.Flags&unix.ST_RDONLY != 0 {
+		fmt.Println("read-only")
+		return
+	}
+	fmt.Println("could be written to", err)
+}
+
+func TestRefusals(t *testing.T) {
+	r := open(t, Config{})
+	root := runtimetest.Rootfs(t)
+	for name, change := range map[string]func(*specs.Spec){
+		"hooks":       func(s *specs.Spec) { s.Hooks = &specs.Hooks{} },
+		"mount label": func(s *specs.Spec) { s.Linux.MountLabel = "x" },
+		"selinux":     func(s *specs.Spec) { s.Process.SelinuxLabel = "x" },
+		"host pid": func(s *specs.Spec) {
+			s.Linux.Namespaces = []specs.LinuxNamespace{{Type: specs.MountNamespace}, {Type: specs.IPCNamespace}, {Type: specs.UTSNamespace}}
+		},
+		"path of a pid namespace": func(s *specs.Spec) { s.Linux.Namespaces[0].Path = "/proc/1/ns/pid" },
+		"sysctl of the host":      func(s *specs.Spec) { s.Linux.Sysctl = map[string]string{"kernel.panic": "1"} },
+		"sysctl path":             func(s *specs.Spec) { s.Linux.Sysctl = map[string]string{"net./../kernel.panic": "1"} },
+		"relative mount": func(s *specs.Spec) {
+			s.Mounts = append(s.Mounts, specs.Mount{Destination: "x", Type: "tmpfs"})
+		},
+		"mount on the root": func(s *specs.Spec) {
+			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/", Type: "tmpfs"})
+		},
+		"capability": func(s *specs.Spec) { s.Process.Capabilities.Bounding = []string{"CAP_NONE"} },
+		"rlimit":     func(s *specs.Spec) { s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_NONE"}} },
+		"NUL":        func(s *specs.Spec) { s.Process.Args = []string{"a\x00b"} },
+		"seccomp":    func(s *specs.Spec) { s.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: "SCMP_ACT_NONE"} },
+		"network":    func(s *specs.Spec) { s.Linux.Namespaces[5].Path = "/proc/self/ns/mnt" },
+	} {
+		s := spec(t, sh(root, "true"))
+		change(s)
+		_, err := run(t, r, s)
+		var e *runtime.ExitError
+		if err == nil || errors.As(err, &e) {
+			t.Errorf("%s: error %v", name, err)
+		}
+	}
+	// What is refused does no harm to what follows.
+	if _, err := run(t, r, spec(t, sh(root, "true"))); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestSysctlAndPersonality(t *testing.T) {
+	r := open(t, Config{})
+	s := spec(t, sh(runtimetest.Rootfs(t), "cat /proc/sys/net/ipv4/ip_unprivileged_port_start /proc/sys/kernel/shmmni; cat /proc/self/oom_score_adj"))
+	s.Linux.Sysctl = map[string]string{"net.ipv4.ip_unprivileged_port_start": "7", "kernel.shmmni": "123"}
+	adj := 500
+	s.Process.OOMScoreAdj = &adj
+	if out, err := run(t, r, s); err != nil || out != "7\n123\n500\n" {
+		t.Errorf("%q, %v", out, err)
+	}
+	if b, _ := os.ReadFile("/proc/sys/kernel/shmmni"); string(b) == "123\n" {
+		t.Error("the host's parameter has changed")
+	}
+}
+
+// TestUnifiedCgroups runs a container in a group of version 2, on a host that has
+// at least an empty hierarchy of it.
+func TestUnifiedCgroups(t *testing.T) {
+	place := "/sys/fs/cgroup/unified"
+	if _, err := os.Stat("/sys/fs/cgroup/cgroup.procs"); err == nil {
+		place = "/sys/fs/cgroup"
+	} else if _, err := os.Stat(place + "/cgroup.procs"); err != nil {
+		t.Skip("SKIPPED: no control groups of version 2")
+	}
+	r := open(t, Config{})
+	var err error
+	r.cgroups, err = cgroup.Parse(strings.NewReader("1 1 0:1 / " + place + " rw - cgroup2 cgroup2 rw\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := sh(runtimetest.Rootfs(t), `grep ^0: /proc/self/cgroup; ls /sys/fs/cgroup/cgroup.procs; grep -c . /sys/fs/cgroup/cgroup.procs
+echo x >/dev/null && head -c 1 /dev/zero >/dev/null && echo devices
+mknod /tmp/kmsg c 1 11 && cat /tmp/kmsg; mknod /tmp/mem b 254 0 && cat /tmp/mem; true`)
+	o.PidsLimit = -1 // the hierarchy may have no controllers
+	out, err := run(t, r, spec(t, o))
+	want := "0::/\n/sys/fs/cgroup/cgroup.procs\n2\ndevices\ncat: can't open '/tmp/kmsg': Operation not permitted\ncat: can't open '/tmp/mem': Operation not permitted\n"
+	if err != nil || out != want {
+		t.Errorf("%v: got %q, want %q", err, out, want)
+	}
+	// One that joins is in the group as well.
+	s := spec(t, o)
+	s.Process.Args = []string{"/bin/probe", "sleep"}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	done, started := make(chan error, 1), make(chan struct{})
+	go func() {
+		done <- r.Run(ctx, "unified", runtime.Sandbox{Spec: s}, runtime.Process{Started: func() { close(started) }})
+	}()
+	<-started
+	var got output
+	err = r.Exec(t.Context(), "unified", runtime.Process{Stdout: &got, Stderr: &got, Spec: &specs.Process{
+		Args: []string{"/bin/sh", "-c", "grep ^0: /proc/self/cgroup; rm -f /tmp/kmsg; mknod /tmp/kmsg c 1 11; cat /tmp/kmsg"}, Cwd: "/", Env: []string{"PATH=/bin"},
+	}})
+	if err == nil || !strings.HasPrefix(got.String(), "0::/\n") || !strings.Contains(got.String(), "not permitted") {
+		t.Errorf("joined: %q, %v", got.String(), err)
+	}
+	cancel()
+	<-done
+}
+
+const rootlessEnv = "BUILDD_TEST_ROOTLESS"
+
+// TestRootless runs the suite in a process that is root of a user namespace only.
+func TestRootless(t *testing.T) {
+	runtimetest.Require(t)
+	if os.Getenv(rootlessEnv) != "" {
+		var log bytes.Buffer
+		runtimetest.Run(t, runtimetest.Config{
+			Rootless: true,
+			Lacks:    []runtimetest.Feature{runtimetest.Cgroups, runtimetest.Nodes},
+			Open: func(t *testing.T) runtime.Runtime {
+				r, err := New(Config{Rootless: true, Log: slog.New(slog.NewTextHandler(&log, nil))})
+				if err != nil {
+					t.Fatal(err)
+				}
+				return r
+			},
+		})
+		if n := strings.Count(log.String(), "without resource limits"); n != 1 {
+			t.Errorf("%d warnings of missing limits, want one: %s", n, log.String())
+		}
+		return
+	}
+	const base = 100000
+	dir := t.TempDir()
+	for _, d := range []string{dir, filepath.Dir(dir)} {
+		if err := os.Chown(d, base, base); err != nil {
+			t.Fatal(err)
+		}
+	}
+	probe := filepath.Join(dir, "probe")
+	b, err := os.ReadFile(runtimetest.Probe(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(probe, b, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	maps := []syscall.SysProcIDMap{{ContainerID: 0, HostID: base, Size: 65536}}
+	cmd := exec.Command("/proc/self/exe", "-test.run=^TestRootless$", "-test.v")
+	cmd.Env = append(os.Environ(), rootlessEnv+"=1", "TMPDIR="+dir, runtimetest.ProbeEnv+"="+probe)
+	cmd.Dir = dir
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags:  unix.CLONE_NEWUSER | unix.CLONE_NEWNS,
+		UidMappings: maps, GidMappings: maps, GidMappingsEnableSetgroups: true,
+		Credential: &syscall.Credential{},
+	}
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
