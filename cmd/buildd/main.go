@@ -12,6 +12,7 @@ import (
 
 	"github.com/buildd/buildd/cmd/buildd/config"
 	"github.com/buildd/buildd/worker/runtime/native"
+	"github.com/buildd/buildd/worker/userns"
 	containerdlog "github.com/containerd/log"
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
@@ -20,9 +21,13 @@ import (
 
 func main() {
 	native.Init() // does not return in the process that containers are forked from
+	userns.Init() // nor this one in a process on its way into a user namespace
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
 	defer stop()
 	if err := command().ExecuteContext(ctx); err != nil {
+		if inside, ok := errors.AsType[*userns.ExitError](err); ok {
+			os.Exit(inside.Code) // it has said why
+		}
 		fmt.Fprintf(os.Stderr, "%s: %v\n", os.Args[0], err)
 		os.Exit(1)
 	}
@@ -47,6 +52,9 @@ func serve(ctx context.Context, f *config.Flags) error {
 		return err
 	}
 	log := newLog(c)
+	if userns.Needed() {
+		return userns.Enter(log)
+	}
 	for _, w := range warnings {
 		log.Warn(w)
 	}

@@ -3,8 +3,9 @@ package main
 import (
 	"log/slog"
 
+	"github.com/buildd/buildd/worker/userns"
 	"github.com/moby/sys/user"
-	"github.com/moby/sys/userns"
+	linuxns "github.com/moby/sys/userns"
 )
 
 // rootless says what a daemon without privileges has to do without.
@@ -18,7 +19,7 @@ type rootless struct {
 
 // detectRootless finds out whether the daemon runs in a user namespace.
 func detectRootless(log *slog.Logger) rootless {
-	if !userns.RunningInUserNS() {
+	if !linuxns.RunningInUserNS() {
 		return rootless{}
 	}
 	ids, size := user.CurrentProcessUIDMap, int64(0)
@@ -27,7 +28,7 @@ func detectRootless(log *slog.Logger) rootless {
 			size += r.Count
 		}
 	}
-	if size == 1 {
+	if size == 1 && !userns.Inside() { // who made this namespace has said so
 		log.Warn("only one user ID is mapped: owners of files are remembered, but steps see all files as root's; install uidmap and add subordinate IDs to /etc/subuid and /etc/subgid")
 	}
 	return rootless{on: true, singleID: size == 1}

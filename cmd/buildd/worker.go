@@ -8,6 +8,7 @@ import (
 	"github.com/buildd/buildd/cache/gc"
 	"github.com/buildd/buildd/cmd/buildd/config"
 	"github.com/buildd/buildd/worker/agent"
+	"github.com/buildd/buildd/worker/userns"
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 )
@@ -53,6 +54,9 @@ func workerCommand() *cobra.Command {
 // serveWorker runs a worker until ctx ends.
 func serveWorker(ctx context.Context, c config.Config, warnings []string) error {
 	log := newLog(c)
+	if userns.Needed() {
+		return userns.Enter(log)
+	}
 	for _, w := range warnings {
 		log.Warn(w)
 	}

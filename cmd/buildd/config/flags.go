@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/buildd/buildd/cache/gc"
+	"github.com/buildd/buildd/worker/userns"
 	"github.com/spf13/pflag"
 )
 
@@ -103,7 +104,7 @@ func (f *Flags) registerWorker(set *pflag.FlagSet) {
 
 // DefaultRoot is where state lies if nothing else is said.
 func DefaultRoot() string {
-	if os.Geteuid() == 0 {
+	if userns.UID() == 0 {
 		return "/var/lib/buildd"
 	}
 	if d := os.Getenv("XDG_DATA_HOME"); d != "" {
@@ -115,13 +116,18 @@ func DefaultRoot() string {
 // DefaultAddress is where the daemon listens if nothing else is said. Under the
 // name of buildkitd that is where BuildKit's clients look.
 func DefaultAddress() string {
-	if os.Geteuid() != 0 {
-		if d := os.Getenv("XDG_RUNTIME_DIR"); d != "" {
+	asBuildkitd := filepath.Base(os.Args[0]) == "buildkitd"
+	if userns.UID() != 0 {
+		d := os.Getenv("XDG_RUNTIME_DIR")
+		if d != "" && asBuildkitd {
+			return "unix://" + filepath.Join(d, "buildkit/buildkitd.sock")
+		}
+		if d != "" {
 			return "unix://" + filepath.Join(d, "buildd/buildd.sock")
 		}
-		return "unix://" + filepath.Join(os.TempDir(), fmt.Sprintf("buildd-%d/buildd.sock", os.Geteuid()))
+		return "unix://" + filepath.Join(os.TempDir(), fmt.Sprintf("buildd-%d/buildd.sock", userns.UID()))
 	}
-	if filepath.Base(os.Args[0]) == "buildkitd" {
+	if asBuildkitd {
 		return "unix:///run/buildkit/buildkitd.sock"
 	}
 	return "unix:///run/buildd/buildd.sock"
@@ -129,7 +135,7 @@ func DefaultAddress() string {
 
 func defaultFiles() []string {
 	dirs := []string{"/etc/buildd", "/etc/buildkit"}
-	if os.Geteuid() != 0 {
+	if userns.UID() != 0 {
 		base := os.Getenv("XDG_CONFIG_HOME")
 		if base == "" {
 			base = filepath.Join(os.Getenv("HOME"), ".config")
