@@ -110,6 +110,9 @@ func (f *fileRun) run(ctx context.Context, i int) error {
 		return err
 	}
 	f.results[i].tree = t
+	if a.Output != none { // the caller's to lease
+		return nil
+	}
 	return f.lease.Add(t)
 }
 

@@ -258,7 +258,7 @@ func (s *sandbox) outputs(ctx context.Context) ([]cache.Tree, error) {
 		if t.output == none {
 			continue
 		}
-		tr, err := t.commit(ctx, s.w)
+		tr, err := t.commit(ctx, s.w, s.lease)
 		if err != nil {
 			return nil, err
 		}

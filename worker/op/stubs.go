@@ -1,15 +1,14 @@
 package op
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"path"
 	"strings"
+	"syscall"
 	"time"
 
-	"github.com/buildd/buildd/cache"
 	"github.com/buildd/buildd/cache/digest"
 	"github.com/buildd/buildd/worker/draft"
 	"golang.org/x/sys/unix"
@@ -102,21 +101,6 @@ func (t *treeMount) need(s stub) error {
 	return nil
 }
 
-// withStubs returns a tree of t and one more layer that holds the stubs.
-func (w *Worker) withStubs(ctx context.Context, t cache.Tree, stubs []stub) (cache.Tree, error) {
-	l, err := w.newLayer(ctx, t)
-	if err != nil {
-		return "", err
-	}
-	for _, s := range stubs {
-		if err := s.write(l.Draft); err != nil {
-			l.draft.Discard()
-			return "", fmt.Errorf("make mount point: %w", err)
-		}
-	}
-	return l.commit(ctx)
-}
-
 func (s stub) write(d *draft.Draft) error {
 	a := draft.Attr{Mode: 0o755, UID: s.uid, GID: s.gid, ModTime: time.Unix(0, 0)}
 	if s.isDir {
@@ -133,3 +117,13 @@ func (s stub) write(d *draft.Draft) error {
 
 // isDir reports whether e is a directory.
 func isDir(e digest.Entry) bool { return e.Mode&unix.S_IFMT == unix.S_IFDIR }
+
+// elements are the names in a clean absolute path.
+func elements(p string) []string {
+	return strings.FieldsFunc(p, func(r rune) bool { return r == '/' })
+}
+
+// isNotExist also reports true for a path below something that is no directory.
+func isNotExist(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR)
+}

@@ -61,7 +61,7 @@ func (t *treeMount) source() string {
 func (t *treeMount) mount(ctx context.Context, w *Worker, lease *tree.Lease) (done func() error, err error) {
 	of := t.input
 	if len(t.stubs) > 0 {
-		if of, err = w.withStubs(ctx, of, t.stubs); err != nil {
+		if of, err = w.withStubs(ctx, of, t.view, t.stubs); err != nil {
 			return nil, err
 		}
 		if err := lease.Add(of); err != nil {
@@ -90,7 +90,7 @@ func (t *treeMount) mount(ctx context.Context, w *Worker, lease *tree.Lease) (do
 
 // commit returns the output: the input and what was written over it, without the
 // stubs.
-func (t *treeMount) commit(ctx context.Context, w *Worker) (cache.Tree, error) {
+func (t *treeMount) commit(ctx context.Context, w *Worker, lease *tree.Lease) (cache.Tree, error) {
 	if t.fork == nil {
 		return t.input, nil
 	}
@@ -101,6 +101,11 @@ func (t *treeMount) commit(ctx context.Context, w *Worker) (cache.Tree, error) {
 	t.fork = nil
 	if len(t.stubs) == 0 {
 		return out, nil
+	}
+	// It lies over the stubs and is not the result: without a lease that lets go of
+	// it again it would be spared for minutes.
+	if err := lease.Add(out); err != nil {
+		return "", err
 	}
 	layers, err := w.Trees.Layers(out)
 	if err != nil {

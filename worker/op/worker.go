@@ -61,7 +61,8 @@ func (c *Config) applyDefaults() error {
 // Worker runs steps. It is safe for concurrent use.
 type Worker struct {
 	Config
-	area *mount.Area
+	area  *mount.Area
+	stubs stubLayers
 	// defaults are the mount points that every container has.
 	defaults []string
 }
@@ -89,7 +90,10 @@ func New(c Config) (*Worker, error) {
 }
 
 // Close ends the use of Dir. No step may be running.
-func (w *Worker) Close() error { return w.area.Close() }
+func (w *Worker) Close() error {
+	w.stubs.release()
+	return w.area.Close()
+}
 
 // Progress hears how a step gets on; solver.Waiters is one.
 type Progress interface {
