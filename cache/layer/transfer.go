@@ -3,6 +3,7 @@ package layer
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -97,7 +98,7 @@ type ReceiveOptions struct {
 // Receive writes what Send has sent into an empty directory and returns its
 // index. Every file is checked against the index, which a hostile sender makes:
 // it can name no path outside dir, since every path leads through directories
-// that the layer itself has. r is read to the end of the layer, not beyond.
+// that the layer itself has. r must end where the layer does.
 func Receive(ctx context.Context, r io.Reader, dir string, o ReceiveOptions) (*digest.Index, error) {
 	br := bufio.NewReaderSize(r, 256<<10)
 	x, err := digest.ReadIndex(br)
@@ -117,6 +118,12 @@ func Receive(ctx context.Context, r io.Reader, dir string, o ReceiveOptions) (*d
 	defer rc.close()
 	rc.keepOwner = o.IgnoreOwner
 	if err := rc.all(x); err != nil {
+		return nil, fmt.Errorf("receive layer: %w", err)
+	}
+	switch _, err := br.ReadByte(); {
+	case err == nil:
+		return nil, errors.New("receive layer: there is more than the index lists")
+	case !errors.Is(err, io.EOF):
 		return nil, fmt.Errorf("receive layer: %w", err)
 	}
 	return x, nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 
 	"golang.org/x/sync/errgroup"
 
@@ -95,9 +96,7 @@ func (p *peer) getLayer(ctx context.Context, h tree.Header) (cache.Tree, error) 
 		return m.GetData(), err
 	}}
 	t, err := p.trees.Import(ctx, h, r)
-	if err == nil {
-		err = atEnd(r)
-	} else if broke != nil {
+	if err != nil && broke != nil && !errors.Is(broke, io.EOF) {
 		return "", broke // what the store says of it is less
 	}
 	return t, err

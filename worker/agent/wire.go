@@ -2,9 +2,7 @@ package agent
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
-	"io"
 
 	"github.com/opencontainers/go-digest"
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
@@ -110,18 +108,4 @@ func (w chunkWriter) Write(p []byte) (int, error) {
 		n += len(part)
 	}
 	return len(p), nil
-}
-
-var errSurplus = errors.New("there is more than was announced")
-
-// atEnd makes sure that nothing follows.
-func atEnd(r io.Reader) error {
-	switch _, err := io.ReadFull(r, make([]byte, 1)); {
-	case errors.Is(err, io.EOF):
-		return nil
-	case err != nil:
-		return err
-	default:
-		return errSurplus
-	}
 }
