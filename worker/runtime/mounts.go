@@ -2,6 +2,7 @@ package runtime
 
 import (
 	"path"
+	"slices"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
@@ -26,14 +27,27 @@ func defaultMounts(o SpecOptions) []specs.Mount {
 		return mounts
 	}
 	// A user namespace whose group 5 is not mapped cannot mount devpts with it,
-	// sysfs can be mounted only by the owner of the network namespace, and
-	// control groups show the host's tree.
+	// and control groups show the host's tree.
 	mounts[2].Options = []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"}
-	mounts = mounts[:len(mounts)-1]
-	if o.HostNetwork {
-		mounts[5] = specs.Mount{Destination: "/sys", Type: "bind", Source: "/sys", Options: []string{"rbind", "nosuid", "noexec", "nodev", "ro"}}
+	return mounts[:len(mounts)-1]
+}
+
+// BindSys has a container without a network namespace of its own see the host's
+// /sys: a new sysfs shows the network, and only who owns that may mount it. A
+// runtime without privileges outside a user namespace calls it, when the network
+// is settled. s is not changed.
+func BindSys(s *specs.Spec) *specs.Spec {
+	own := func(n specs.LinuxNamespace) bool { return n.Type == specs.NetworkNamespace }
+	sys := slices.IndexFunc(s.Mounts, func(m specs.Mount) bool { return m.Destination == "/sys" && m.Type == "sysfs" })
+	if sys < 0 || s.Linux == nil || slices.ContainsFunc(s.Linux.Namespaces, own) {
+		return s
 	}
-	return mounts
+	out, l := *s, *s.Linux
+	out.Linux, out.Mounts = &l, slices.Clone(s.Mounts)
+	// With all that is mounted below, for the kernel does not let us look beneath.
+	out.Mounts[sys] = specs.Mount{Destination: "/sys", Type: "bind", Source: "/sys", Options: []string{"rbind", "nosuid", "noexec", "nodev", "ro"}}
+	l.MaskedPaths = append(slices.Clone(l.MaskedPaths), "/sys/fs/cgroup")
+	return &out
 }
 
 // mergeMounts keeps one mount per destination: the last one, at the place of the

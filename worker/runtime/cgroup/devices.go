@@ -106,6 +106,16 @@ func (p policy) open() bool {
 	return all('b') && all('c')
 }
 
+// DeniesDevices reports whether the rules of a spec keep any device from a
+// container.
+func DeniesDevices(r *specs.LinuxResources) bool {
+	if r == nil {
+		return true
+	}
+	p, err := readPolicy(r.Devices)
+	return err != nil || !p.open()
+}
+
 func readAccess(s string) (string, error) {
 	out := ""
 	for _, c := range "rwm" {

@@ -15,8 +15,9 @@ import (
 
 // Group is the control group of one container. A nil Group is none.
 type Group struct {
-	tree *Tree
-	dirs []dir
+	tree    *Tree
+	dirs    []dir
+	guarded bool
 }
 
 // dir is a group's directory in one hierarchy.
@@ -100,6 +101,10 @@ func (g *Group) Dirs() [][2]string {
 	}
 	return out
 }
+
+// GuardsDevices reports whether the device rules are in force. Without, a process
+// that can make a device node, or finds one, reaches what it leads to.
+func (g *Group) GuardsDevices() bool { return g != nil && g.guarded }
 
 // OOMKilled reports whether the kernel killed a process of the group for memory.
 func (g *Group) OOMKilled() bool {
@@ -185,14 +190,18 @@ func (g *Group) createV1(path string, l limits) error {
 			}
 		}
 	}
-	mount, ok := g.tree.v1["devices"]
-	if l.devices.open() || !ok {
+	if g.guarded = l.devices.open(); g.guarded {
 		return nil
+	}
+	mount, ok := g.tree.v1["devices"]
+	if !ok {
+		return nil // the caller asks GuardsDevices
 	}
 	dir, err := g.makeDir("devices", mount, path)
 	if err != nil {
 		return err
 	}
+	g.guarded = true
 	return l.devices.writeV1(dir)
 }
 

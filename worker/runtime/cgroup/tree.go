@@ -93,7 +93,7 @@ func (t *Tree) mounts() []string {
 }
 
 // Cleanup removes the empty groups below parent, which a daemon that was killed
-// has left. Groups with processes are let be: ours have none without their
+// has left, and parent if nothing is in it. Groups with processes are let be: ours have none without their
 // daemon, so they are somebody else's.
 func (t *Tree) Cleanup(parent string) error {
 	var errs []error
@@ -114,6 +114,7 @@ func (t *Tree) Cleanup(parent string) error {
 				errs = append(errs, fmt.Errorf("clean up control groups: %w", err))
 			}
 		}
+		_ = unix.Rmdir(dir)
 	}
 	return errors.Join(errs...)
 }

@@ -31,6 +31,7 @@ func (g *Group) createUnified(path string, l limits) error {
 			return err
 		}
 	}
+	g.guarded = true
 	if l.devices.open() {
 		return nil
 	}

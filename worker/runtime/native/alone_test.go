@@ -425,6 +425,35 @@ mknod /tmp/kmsg c 1 11 && cat /tmp/kmsg; mknod /tmp/mem b 254 0 && cat /tmp/mem;
 	<-done
 }
 
+// TestWithoutControlGroups: what guards devices is missing, so the container gets
+// none but those of every container.
+func TestWithoutControlGroups(t *testing.T) {
+	var log output
+	r := open(t, Config{Log: slog.New(slog.NewTextHandler(&log, nil))})
+	r.cgroups = nil
+	root := runtimetest.Rootfs(t)
+	if err := unix.Mknod(filepath.Join(root, "kmsg"), unix.S_IFCHR|0o666, int(unix.Mkdev(1, 11))); err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	if err := unix.Mknod(filepath.Join(dir, "kmsg"), unix.S_IFCHR|0o666, int(unix.Mkdev(1, 11))); err != nil {
+		t.Fatal(err)
+	}
+	o := sh(root, "mknod /tmp/x c 1 11; cat /kmsg; cat /mnt/kmsg; cat /dev/shm/kmsg; echo x >/dev/null && head -c 1 /dev/zero | wc -c")
+	o.Mounts = []specs.Mount{{Destination: "/mnt", Type: "bind", Source: dir, Options: []string{"bind", "dev"}}}
+	for range 2 {
+		out, err := run(t, r, spec(t, o))
+		for _, want := range []string{"mknod: /tmp/x: Operation not permitted", "'/kmsg': Permission denied", "'/mnt/kmsg': Permission denied", "1\n"} {
+			if err != nil || !strings.Contains(out, want) {
+				t.Errorf("%v: %q is not in %q", err, want, out)
+			}
+		}
+	}
+	if n := strings.Count(log.String(), "CAP_MKNOD"); n != 1 {
+		t.Errorf("%d warnings, want one: %s", n, log.String())
+	}
+}
+
 const rootlessEnv = "BUILDD_TEST_ROOTLESS"
 
 // TestRootless runs the suite in a process that is root of a user namespace only.

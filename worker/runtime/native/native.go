@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"path"
 	"sync"
 	"sync/atomic"
 	"syscall"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"github.com/buildd/buildd/worker/runtime"
 	"github.com/buildd/buildd/worker/runtime/cgroup"
@@ -33,18 +35,25 @@ func (c *Config) applyDefaults() {
 
 // Runtime runs containers. It implements runtime.Runtime.
 type Runtime struct {
-	config  Config
-	cgroups *cgroup.Tree // nil if there are none
-	filters filters
-	warned  sync.Once
+	config    Config
+	cgroups   *cgroup.Tree // nil if there are none
+	filters   filters
+	warned    sync.Once // of missing limits
+	noDevices sync.Once // of devices out of reach
 
 	mu     sync.Mutex // guards what follows
 	zygote *zygote.Zygote
 	closed bool
-	specs  map[string]*specs.Spec // of containers between the start and the end of Run
+	boxes  map[string]*box // between the start and the end of Run
 }
 
 var _ runtime.Runtime = (*Runtime)(nil)
+
+// box is a container as further processes need to know it.
+type box struct {
+	spec    *specs.Spec
+	noMknod atomic.Bool
+}
 
 // initialised tells New that this program will recognise itself.
 var initialised atomic.Bool
@@ -64,7 +73,7 @@ func New(c Config) (*Runtime, error) {
 	if !initialised.Load() {
 		return nil, errors.New("native runtime: this program does not call native.Init first thing in main")
 	}
-	r := &Runtime{config: c, specs: make(map[string]*specs.Spec)}
+	r := &Runtime{config: c, boxes: make(map[string]*box)}
 	tree, err := cgroup.Open()
 	switch {
 	case err == nil:
@@ -136,6 +145,30 @@ func (r *Runtime) warnLimits(err error) {
 	})
 }
 
+// closeDevices keeps a container from all devices but those of its own /dev, where
+// no control group does: it may make no nodes, and those of its file systems do
+// not work.
+func (r *Runtime) closeDevices(req *zygote.Request) {
+	r.noDevices.Do(func() {
+		r.config.Log.Warn("containers run without CAP_MKNOD, and without devices outside /dev: no control group guards them")
+	})
+	dropMknod(&req.Process)
+	c := req.Container
+	c.NoDevices = true
+	for i, m := range c.Mounts {
+		if path.Clean(m.Target) != "/dev" || m.Kind != zygote.KindFS {
+			c.Mounts[i].Set |= unix.MOUNT_ATTR_NODEV
+			c.Mounts[i].Clear &^= unix.MOUNT_ATTR_NODEV
+		}
+	}
+}
+
+func dropMknod(p *zygote.Process) {
+	for _, set := range []*uint64{&p.Bounding, &p.Effective, &p.Permitted, &p.Inheritable, &p.Ambient} {
+		*set &^= 1 << unix.CAP_MKNOD
+	}
+}
+
 // Run implements runtime.Runtime.
 func (r *Runtime) Run(ctx context.Context, id string, s runtime.Sandbox, p runtime.Process) (err error) {
 	if err := runtime.CheckID(id); err != nil {
@@ -145,7 +178,8 @@ func (r *Runtime) Run(ctx context.Context, id string, s runtime.Sandbox, p runti
 	if err != nil {
 		return fmt.Errorf("container %s: %w", id, err)
 	}
-	if err := r.take(id, s.Spec); err != nil {
+	box := &box{spec: s.Spec}
+	if err := r.take(id, box); err != nil {
 		return err
 	}
 	defer r.release(id)
@@ -167,6 +201,11 @@ func (r *Runtime) Run(ctx context.Context, id string, s runtime.Sandbox, p runti
 	}()
 	c.Tasks, c.Cgroup = group.Tasks(), group.Dir()
 	groupMounts(c, group)
+	// In a user namespace the kernel guards them.
+	if !group.GuardsDevices() && !r.config.Rootless && cgroup.DeniesDevices(s.Spec.Linux.Resources) {
+		r.closeDevices(req)
+		box.noMknod.Store(true)
+	}
 	status, err := r.run(ctx, req, p)
 	if err != nil {
 		return fmt.Errorf("container %s: %w", id, err)
@@ -183,15 +222,18 @@ func (r *Runtime) Exec(ctx context.Context, id string, p runtime.Process) error 
 		return fmt.Errorf("container %s: no process to execute", id)
 	}
 	r.mu.Lock()
-	s := r.specs[id]
+	box := r.boxes[id]
 	r.mu.Unlock()
-	if s == nil {
+	if box == nil {
 		return fmt.Errorf("container %s: %w", id, runtime.ErrNotRunning)
 	}
 	req := &zygote.Request{ID: id}
 	var err error
-	if req.Process, err = r.processOf(p.Spec, s); err != nil {
+	if req.Process, err = r.processOf(p.Spec, box.spec); err != nil {
 		return fmt.Errorf("container %s: %w", id, err)
+	}
+	if box.noMknod.Load() {
+		dropMknod(&req.Process)
 	}
 	status, err := r.run(ctx, req, p)
 	if err != nil {
@@ -200,20 +242,20 @@ func (r *Runtime) Exec(ctx context.Context, id string, p runtime.Process) error 
 	return exitError(ctx, status, false)
 }
 
-func (r *Runtime) take(id string, s *specs.Spec) error {
+func (r *Runtime) take(id string, b *box) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.specs[id] != nil {
+	if r.boxes[id] != nil {
 		return fmt.Errorf("container %s is running already", id)
 	}
-	r.specs[id] = s
+	r.boxes[id] = b
 	return nil
 }
 
 func (r *Runtime) release(id string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	delete(r.specs, id)
+	delete(r.boxes, id)
 }
 
 // exitError makes an error of how a process ended.

@@ -11,6 +11,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/buildd/buildd/worker/runtime"
 	"github.com/buildd/buildd/worker/runtime/cgroup"
 	"github.com/buildd/buildd/worker/runtime/native/zygote"
 )
@@ -26,6 +27,9 @@ func (r *Runtime) container(s *specs.Spec) (*zygote.Container, error) {
 	}
 	if !path.IsAbs(s.Root.Path) {
 		return nil, fmt.Errorf("root %q: want an absolute path", s.Root.Path)
+	}
+	if r.config.Rootless {
+		s = runtime.BindSys(s)
 	}
 	c := &zygote.Container{
 		Root:         s.Root.Path,

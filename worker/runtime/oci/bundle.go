@@ -67,6 +67,7 @@ func hostPath(p string) string {
 // rootless takes out of a spec what needs privileges: control groups, and mount
 // options that would clear flags which a user namespace has locked.
 func rootless(s *specs.Spec) error {
+	*s = *runtime.BindSys(s)
 	l := *s.Linux
 	l.CgroupsPath, l.Resources = "", nil
 	s.Linux = &l

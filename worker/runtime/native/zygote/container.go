@@ -70,7 +70,11 @@ func (s *setup) openHost() (err error) {
 	if s.root, err = s.own(cloneMount(unix.AT_FDCWD, s.c.Root, true)); err != nil {
 		return fmt.Errorf("open root file system: %w", err)
 	}
-	if err := s.root.setAttr(0, 0, unix.MS_PRIVATE, true); err != nil {
+	set := uint64(0)
+	if s.c.NoDevices {
+		set = unix.MOUNT_ATTR_NODEV
+	}
+	if err := s.root.setAttr(set, 0, unix.MS_PRIVATE, true); err != nil {
 		return fmt.Errorf("make root file system private: %w", err)
 	}
 	for _, m := range s.c.Mounts {

@@ -22,6 +22,7 @@ type Request struct {
 type Container struct {
 	Root         string
 	ReadonlyRoot bool
+	NoDevices    bool // device nodes of the root do not work
 	Hostname     string
 	Domainname   string
 
