@@ -25,8 +25,8 @@ type Memory interface {
 // Recorder keeps the records of builds.
 type Recorder interface {
 	// Start is called before the first step; the function returned is called
-	// once the build is over.
-	Start(req *control.SolveRequest, log *progress.Log) (done func(context.Context, Outcome))
+	// once the build is over. ctx may carry the client's trace.
+	Start(ctx context.Context, req *control.SolveRequest, log *progress.Log) (done func(context.Context, Outcome))
 }
 
 // Outcome is how a build ended.
@@ -88,7 +88,7 @@ func (b *Builder) Solve(ctx context.Context, req *control.SolveRequest) (*contro
 	remove := j.acceptFrontend()
 	defer remove()
 	if !req.Internal && b.History != nil {
-		done = b.History.Start(req, j.log)
+		done = b.History.Start(ctx, req, j.log)
 	}
 	out := j.run(ctx)
 	out.Err = withStack(out.Err)

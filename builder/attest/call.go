@@ -254,6 +254,7 @@ func (c *Call) captureOne(r Ref) (*Capture, error) {
 	if err != nil || cp == nil || c.request == nil {
 		return cp, err
 	}
+	cp.context = c.request.local()
 	cp.request.Frontend = c.request.Frontend
 	cp.request.Args = published(c.request.Args)
 	i := c.invocation(cp.sources)

@@ -20,6 +20,7 @@ type Capture struct {
 	network      bool   // a step could reach the network
 	platform     string // that the result is for, "" if it does not say
 	request      Parameters
+	context      string // the client's directory that is the build context, "" for none
 
 	def  *pb.Definition
 	edge solver.Edge

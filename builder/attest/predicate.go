@@ -129,7 +129,11 @@ func (b *Build) tellRequest(f *facts, c *Capture) {
 		f.request, left = f.request.minimal()
 		f.wholeRequest = f.wholeRequest && !left
 	}
-	for _, name := range c.locals {
+	locals := c.locals
+	if c.context != "" && !slices.Contains(locals, c.context) {
+		locals = slices.Sorted(slices.Values(append(slices.Clone(locals), c.context)))
+	}
+	for _, name := range locals {
 		f.request.Locals = append(f.request.Locals, Local{name})
 	}
 }

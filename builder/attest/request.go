@@ -21,6 +21,16 @@ func (r *Request) empty() bool {
 	return r == nil || (r.Frontend == "" && len(r.Args) == 0 && len(r.Inputs) == 0)
 }
 
+// local is the client's directory that a Dockerfile's build context is, "" if it
+// is none or the frontend is another. It belongs to the request even if no step
+// reads it.
+func (r *Request) local() string {
+	if r.Frontend != "dockerfile.v0" || r.Args[contextKey(r.Args, true)] != "" || r.Inputs["context"] != nil {
+		return ""
+	}
+	return "context"
+}
+
 // Parameters are a request as provenance tells it. Values of this type are not
 // changed once they are made.
 type Parameters struct {

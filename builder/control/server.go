@@ -53,7 +53,7 @@ func (s *Server) Register(srv grpc.ServiceRegistrar) { control.RegisterControlSe
 
 // Solve implements control.ControlServer.
 func (s *Server) Solve(ctx context.Context, req *control.SolveRequest) (*control.SolveResponse, error) {
-	return s.Builder.Solve(ctx, req)
+	return s.Builder.Solve(withTrace(ctx), req)
 }
 
 // Status implements control.ControlServer.

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/buildd/buildd/builder"
+	"github.com/buildd/buildd/builder/trace"
 	"github.com/buildd/buildd/solver/progress"
 	"github.com/containerd/containerd/v2/core/content"
 	control "github.com/moby/buildkit/api/services/control"
@@ -45,7 +46,9 @@ type Config struct {
 	// 50 entries and 48 hours, as BuildKit's. Zero entries record nothing.
 	MaxEntries *int64
 	MaxAge     time.Duration
-	Log        *slog.Logger
+	// Traces records the spans of builds; nil records none.
+	Traces *trace.Recorder
+	Log    *slog.Logger
 }
 
 func (c Config) withDefaults() Config {
@@ -70,8 +73,12 @@ type Store struct {
 	Config
 	db *bolt.DB
 
+	closing chan struct{}
+	tracing sync.WaitGroup // of finalizers
+
 	mu     sync.Mutex // guards what follows
 	active map[string]*control.BuildHistoryRecord
+	open   map[string]*finalizer
 	subs   map[chan *control.BuildHistoryEvent]bool
 }
 
@@ -92,17 +99,26 @@ func Open(c Config) (*Store, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open history %s: %w", c.Path, err), db.Close())
 	}
-	return &Store{Config: c.withDefaults(), db: db, active: map[string]*control.BuildHistoryRecord{}, subs: map[chan *control.BuildHistoryEvent]bool{}}, nil
+	return &Store{
+		Config: c.withDefaults(), db: db, active: map[string]*control.BuildHistoryRecord{}, subs: map[chan *control.BuildHistoryEvent]bool{},
+		open: map[string]*finalizer{}, closing: make(chan struct{}),
+	}, nil
 }
 
-// Close closes the database.
-func (s *Store) Close() error { return s.db.Close() }
+// Close saves the traces of the last builds and closes the database. No build may
+// be started after it.
+func (s *Store) Close() error {
+	close(s.closing)
+	s.tracing.Wait()
+	return s.db.Close()
+}
 
 // Start implements builder.Recorder.
-func (s *Store) Start(req *control.SolveRequest, log *progress.Log) func(context.Context, builder.Outcome) {
+func (s *Store) Start(ctx context.Context, req *control.SolveRequest, log *progress.Log) func(context.Context, builder.Outcome) {
 	if *s.MaxEntries == 0 {
 		return func(context.Context, builder.Outcome) {}
 	}
+	spans := s.Traces.Begin(ctx)
 	rec := &control.BuildHistoryRecord{
 		Ref: req.Ref, Frontend: req.Frontend, FrontendAttrs: req.FrontendAttrs, Exporters: req.Exporters, CreatedAt: timestamppb.Now(),
 	}
@@ -115,6 +131,10 @@ func (s *Store) Start(req *control.SolveRequest, log *progress.Log) func(context
 		if err := s.finish(ctx, done, log, out); err != nil {
 			s.Log.Error("record build", "ref", rec.Ref, "error", err)
 		}
+		if err := spans.End(ctx, rec.Ref, out.Err, log.Follow); err != nil {
+			s.Log.Error("record build", "ref", rec.Ref, "error", err)
+		}
+		s.finalizeLater(ctx, rec.Ref, spans)
 		s.mu.Lock()
 		delete(s.active, rec.Ref)
 		s.publishLocked(control.BuildHistoryEventType_COMPLETE, done)
@@ -148,8 +168,8 @@ func (s *Store) finish(ctx context.Context, rec *control.BuildHistoryRecord, log
 	if rec.Logs, err = s.saveLog(ctx, rec.Ref, log); err != nil {
 		return err
 	}
-	if err := s.saveAttested(ctx, rec, out.Attested); err != nil {
-		return err
+	if err := s.saveAttested(ctx, rec, out.Attested); err != nil { // no reason to lose the rest
+		s.Log.Error("record provenance of build", "ref", rec.Ref, "error", err)
 	}
 	if out.Err != nil {
 		st, ok := grpcerrors.AsGRPCStatus(grpcerrors.ToGRPC(ctx, out.Err))
@@ -272,20 +292,54 @@ func (s *Store) remove(rec *control.BuildHistoryRecord) error {
 	return nil
 }
 
-// Update implements UpdateBuildHistory: it pins, unpins or deletes a record.
-func (s *Store) Update(_ context.Context, req *control.UpdateBuildHistoryRequest) error {
-	if req.Finalize { // a record is complete as soon as its build is
-		return nil
+// Update implements UpdateBuildHistory: it completes, pins, unpins or deletes a
+// record.
+func (s *Store) Update(ctx context.Context, req *control.UpdateBuildHistoryRequest) error {
+	if req.Finalize || req.Delete {
+		if err := s.finalize(ctx, req.Ref); err != nil {
+			return err
+		}
 	}
-	rec, err := s.get(req.Ref)
+	switch {
+	case req.Delete:
+		rec, err := s.get(req.Ref)
+		if err != nil {
+			return err
+		}
+		return s.remove(rec)
+	case req.Finalize:
+		return nil
+	default:
+		return s.modify(req.Ref, func(r *control.BuildHistoryRecord) { r.Pinned = req.Pinned })
+	}
+}
+
+// modify changes a record and tells those who listen.
+func (s *Store) modify(ref string, change func(*control.BuildHistoryRecord)) error {
+	rec := &control.BuildHistoryRecord{}
+	err := s.db.Update(func(tx *bolt.Tx) error {
+		b := tx.Bucket(recordsBucket).Get([]byte(ref))
+		if b == nil {
+			return fmt.Errorf("build %q: %w", ref, ErrNotFound)
+		}
+		if err := proto.Unmarshal(b, rec); err != nil {
+			return fmt.Errorf("read record of build %s: %w", ref, err)
+		}
+		change(rec)
+		rec.Generation++
+		b, err := proto.Marshal(rec)
+		if err != nil {
+			return fmt.Errorf("save record: %w", err)
+		}
+		return tx.Bucket(recordsBucket).Put([]byte(ref), b)
+	})
 	if err != nil {
 		return err
 	}
-	if req.Delete {
-		return s.remove(rec)
-	}
-	rec.Pinned = req.Pinned
-	return s.put(rec, nil)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.publishLocked(control.BuildHistoryEventType_COMPLETE, rec)
+	return nil
 }
 
 // Misses returns why the steps of a build ran.

@@ -14,6 +14,7 @@ import (
 	"github.com/buildd/buildd/builder/control"
 	"github.com/buildd/buildd/builder/export"
 	"github.com/buildd/buildd/builder/history"
+	"github.com/buildd/buildd/builder/trace"
 	"github.com/buildd/buildd/cache/action"
 	"github.com/buildd/buildd/cache/blob"
 	"github.com/buildd/buildd/cache/image"
@@ -43,6 +44,7 @@ type daemon struct {
 	control   *control.Server
 	blobs     *blob.Store
 	forwarder *gateway.Forwarder
+	traces    *trace.Recorder
 	// background runs for as long as the daemon serves.
 	background []func(context.Context) error
 	closers    []func() error
@@ -53,6 +55,7 @@ type daemon struct {
 func (d *daemon) register(s *server) {
 	d.control.Register(s)
 	d.forwarder.Register(s)
+	d.traces.Register(s)
 	registerContent(s, d.blobs)
 }
 
@@ -105,6 +108,7 @@ func (d *daemon) openStores(c config.Config, rootless rootless) (s stores, err e
 	d.onClose(s.images.Close)
 	s.history, err = history.Open(history.Config{
 		Path: filepath.Join(c.Root, "history.db"), Blobs: s.blobs, MaxEntries: c.History.MaxEntries, MaxAge: c.History.MaxAge.Duration, Log: d.log,
+		Traces: d.traces,
 	})
 	if err == nil {
 		d.onClose(s.history.Close)
@@ -115,7 +119,7 @@ func (d *daemon) openStores(c config.Config, rootless rootless) (s stores, err e
 // wire makes the daemon: this is the one place that knows every source,
 // exporter, runtime and cache there is.
 func wire(ctx context.Context, log *slog.Logger, c config.Config, remote config.Remote) (d *daemon, err error) {
-	d = &daemon{log: log, forwarder: gateway.NewForwarder()}
+	d = &daemon{log: log, forwarder: gateway.NewForwarder(), traces: trace.NewRecorder()}
 	defer func() {
 		if err != nil {
 			d.close()
