@@ -10,25 +10,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ownerXattr keeps an owner that could not be set, as "uid:gid".
-const ownerXattr = "user.buildd.owner"
-
 // apply writes owner, extended attributes and mode to disk, in this order: a
 // change of owner clears set-ID bits and file capabilities. It must only be
 // given what the Draft itself created.
 func (d *Draft) apply(p string, e *digest.Entry) error {
 	host := d.host(p)
 	link := e.Mode&unix.S_IFMT == unix.S_IFLNK
-	if err := unix.Lchown(host, int(e.UID), int(e.GID)); err != nil {
-		if !d.o.IgnoreOwner {
-			return fmt.Errorf("set owner %d:%d of %s: %w", e.UID, e.GID, p, err)
-		}
-		if !link { // links and special files take no user attributes; their owner is lost
-			err := unix.Lsetxattr(host, ownerXattr, fmt.Appendf(nil, "%d:%d", e.UID, e.GID), 0)
-			if err != nil && !errors.Is(err, unix.EPERM) {
-				return fmt.Errorf("keep owner %d:%d of %s: %w", e.UID, e.GID, p, err)
-			}
-		}
+	if err := d.chown(host, e, link); err != nil {
+		return fmt.Errorf("set owner %d:%d of %s: %w", e.UID, e.GID, p, err)
 	}
 	if !link {
 		// No umask takes part, and a setgid directory must not pass its bit on.
@@ -37,6 +26,27 @@ func (d *Draft) apply(p string, e *digest.Entry) error {
 		}
 	}
 	return d.setXattrs(p, e)
+}
+
+// chown sets the owner, or writes down what it should be where that is not
+// possible: for an owner that this user namespace does not know. Links and
+// special files take no such note; their owner is lost.
+func (d *Draft) chown(host string, e *digest.Entry, link bool) error {
+	err := unix.Lchown(host, int(e.UID), int(e.GID))
+	switch {
+	case !d.o.IgnoreOwner:
+		return err
+	case link:
+		return nil
+	case err == nil: // a directory that has changed hands may have a note left
+		err = unix.Lremovexattr(host, digest.OwnerXattr)
+	default:
+		err = unix.Lsetxattr(host, digest.OwnerXattr, []byte(digest.FormatOwner(e.UID, e.GID)), 0)
+	}
+	if errors.Is(err, unix.ENODATA) || errors.Is(err, unix.ENOTSUP) || errors.Is(err, unix.EPERM) {
+		return nil
+	}
+	return err
 }
 
 // setXattrs writes the attributes in the order of their names. One that this

@@ -193,7 +193,9 @@ func (x *extractor) attr(h *tar.Header) (Attr, error) {
 	}
 	for k, v := range h.PAXRecords {
 		name, ok := strings.CutPrefix(k, "SCHILY.xattr.")
-		if !ok || reserved(name) {
+		// Others belong to the layer's own format, so that an archive could forge
+		// whiteouts and owners with them, or to this host.
+		if !ok || !digest.KeepXattr(name) {
 			continue
 		}
 		if a.Xattrs == nil {
@@ -202,13 +204,6 @@ func (x *extractor) attr(h *tar.Header) (Attr, error) {
 		a.Xattrs[name] = v
 	}
 	return a, nil
-}
-
-// reserved reports whether an attribute belongs to the layer's own format, so
-// that an archive could forge whiteouts or owners with it, or to this host.
-func reserved(name string) bool {
-	return strings.HasPrefix(name, "trusted.overlay.") || strings.HasPrefix(name, "user.overlay.") ||
-		strings.HasPrefix(name, "user.buildd.") || name == "security.selinux"
 }
 
 // cancelReader ends a long copy when its context does.
