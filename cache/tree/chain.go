@@ -180,28 +180,35 @@ const maxSources = 8
 // fetched. Layers go by their chain IDs, so that equal images, and images with
 // equal bases, share them.
 func (s *Store) AddImage(ctx context.Context, chain []ImageLayer) (cache.Tree, error) {
-	diffIDs := make([]digest.Digest, len(chain))
 	for i, l := range chain {
 		if err := checkImageLayer(l); err != nil {
 			return "", fmt.Errorf("add layer %d of image %s: %w", i, l.Source, err)
 		}
-		diffIDs[i] = l.DiffID
 	}
-	ids := identity.ChainIDs(diffIDs)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var n *node
 	var below cache.LayerID
 	made := s.madeLocked()
-	for i, l := range chain {
+	for _, l := range chain {
 		r := s.knownLocked(n, made[l.DiffID])
 		if r == nil {
-			r = s.imageLayerLocked(cache.LayerID(ids[i]), below, l)
+			r = s.imageLayerLocked(imageLayerID(below, l.DiffID), below, l)
 		}
 		n = s.overLocked(n, r)
 		below = r.id
 	}
 	return n.freshLocked(), nil
+}
+
+// imageLayerID is the chain ID of a layer (OCI image-spec, config.md). Over a layer
+// that was made here it goes on from the ID of that: what the layer is unpacked
+// to depends on what lies below.
+func imageLayerID(below cache.LayerID, diffID digest.Digest) cache.LayerID {
+	if below == "" {
+		return cache.LayerID(diffID)
+	}
+	return cache.LayerID(identity.ChainID([]digest.Digest{digest.Digest(below), diffID}))
 }
 
 // madeLocked returns the layers that were made here, by their diff IDs.

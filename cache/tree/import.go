@@ -7,8 +7,6 @@ import (
 	"io"
 	"time"
 
-	ocidigest "github.com/opencontainers/go-digest"
-	"github.com/opencontainers/image-spec/identity"
 	"golang.org/x/sys/unix"
 
 	"github.com/buildd/buildd/cache"
@@ -175,6 +173,9 @@ func (s *Store) AddLayer(h Header) (cache.Tree, error) {
 			return "", fmt.Errorf("add layer %s: the one below it: %w", h.ID, err)
 		}
 	}
+	if isRemote(h.ID) {
+		return s.aloneLocked(h, s.remoteRecordLocked(h.ID, h.Parent, *h.Image))
+	}
 	return s.aloneLocked(h, s.imageLayerLocked(h.ID, h.Parent, *h.Image))
 }
 
@@ -188,16 +189,12 @@ func checkHeader(h Header) error {
 	if _, err := layer.TypeOf(h.Image.Desc.MediaType); err != nil {
 		return err
 	}
-	chain := []ocidigest.Digest{h.Image.DiffID}
-	if h.Parent != "" {
-		below := ocidigest.Digest(h.Parent)
-		if err := below.Validate(); err != nil {
-			return fmt.Errorf("the one below it %.80q: %w", h.Parent, err)
-		}
-		chain = []ocidigest.Digest{below, h.Image.DiffID}
+	want := imageLayerID(h.Parent, h.Image.DiffID)
+	if isRemote(h.ID) {
+		want = remoteID(h.Parent, *h.Image)
 	}
-	if want := identity.ChainID(chain); cache.LayerID(want) != h.ID {
-		return fmt.Errorf("its chain ID is %s", want)
+	if want != h.ID {
+		return fmt.Errorf("over layer %q its ID is %s", h.Parent, want)
 	}
 	return nil
 }

@@ -214,11 +214,11 @@ func TestHostileClient(t *testing.T) {
 	image := func(id, parent string, b *workerv1.Blob) *workerv1.Layer {
 		return &workerv1.Layer{Id: id, Image: &workerv1.ImageLayer{DiffId: diff.String(), Parent: parent, Blob: b}}
 	}
-	wantCode(t, hold(image(digest.FromString("another").String(), "", blob)), codes.Unknown, "its chain ID is "+diff.String())
+	wantCode(t, hold(image(digest.FromString("another").String(), "", blob)), codes.Unknown, "its ID is "+diff.String())
 	wantCode(t, hold(image(diff.String(), "", nil)), codes.InvalidArgument, "blob")
 	wantCode(t, hold(image(diff.String(), "", &workerv1.Blob{Digest: blob.Digest, Size: -1})), codes.InvalidArgument, "size -1")
 	wantCode(t, hold(image(diff.String(), "", &workerv1.Blob{Digest: blob.Digest, MediaType: "text/html"})), codes.Unknown, "text/html")
-	wantCode(t, hold(image(diff.String(), "nonsense", blob)), codes.Unknown, "nonsense")
+	wantCode(t, hold(image(diff.String(), "nonsense", blob)), codes.Unknown, "its ID is")
 	wantCode(t, hold(&workerv1.Layer{Id: l.Id, Content: make([]byte, 32)}), codes.Unknown, "another layer of that ID")
 
 	putBlob := func(b *workerv1.Blob, content string) error {
