@@ -31,17 +31,13 @@ func (r *Runtime) run(ctx context.Context, req *zygote.Request, p runtime.Proces
 	if ctx.Err() != nil {
 		return 0, context.Cause(ctx)
 	}
-	z, err := r.process()
-	if err != nil {
-		return 0, err
-	}
 	std := &streams{p: p, left: req.Container == nil}
 	if !req.Process.Terminal {
 		if err := std.open(); err != nil {
 			return 0, err
 		}
 	}
-	running, err := z.Run(ctx.Done(), req, std.child)
+	running, err := r.ask(ctx, req, std.child)
 	std.closeChild()
 	if err != nil {
 		std.abort()
@@ -61,6 +57,24 @@ func (r *Runtime) run(ctx context.Context, req *zygote.Request, p runtime.Proces
 		err = context.Cause(ctx)
 	}
 	return syscall.WaitStatus(status), err
+}
+
+// ask sends the request to the zygote, and to a new one if the last has ended and
+// nobody has noticed yet.
+func (r *Runtime) ask(ctx context.Context, req *zygote.Request, std []*os.File) (*zygote.Running, error) {
+	z, err := r.process()
+	if err != nil {
+		return nil, err
+	}
+	running, err := z.Run(ctx.Done(), req, std)
+	if !errors.Is(err, zygote.ErrNotAsked) {
+		return running, err
+	}
+	<-z.Done()
+	if z, err = r.process(); err != nil {
+		return nil, err
+	}
+	return z.Run(ctx.Done(), req, std)
 }
 
 // startError translates what the zygote said of a process that was not executed.

@@ -85,6 +85,11 @@ func New(c Config) (*Runtime, error) {
 	}
 	help, _ := exec.Command(c.Binary, "run", "--help").CombinedOutput()
 	r.keep = strings.Contains(string(help), "--keep")
+	help, _ = exec.Command(c.Binary, "--help").CombinedOutput()
+	if c.Rootless && strings.Contains(string(help), "--cgroup-manager") {
+		// crun would look at control groups that it is told not to make.
+		r.config.Args = append([]string{"--cgroup-manager=disabled"}, c.Args...)
+	}
 	return r, r.cleanup()
 }
 

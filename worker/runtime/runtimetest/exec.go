@@ -20,13 +20,14 @@ func (s *suite) background(t *testing.T, change ...func(*container)) (id string,
 	ctx, cancel := context.WithCancel(t.Context())
 	started, done := make(chan struct{}), make(chan struct{})
 	var r result
+	var out buffer
 	go func() {
 		defer close(done)
 		r = s.run(t, append([]func(*container){func(c *container) {
 			c.Args = []string{"/bin/probe", "sleep", "first"}
 			c.ctx = ctx
 			id = c.ID
-			c.process = func(p *runtime.Process) { p.Started = func() { close(started) } }
+			c.process = func(p *runtime.Process) { p.Stdout, p.Started = &out, func() { close(started) } }
 		}}, change...)...)
 	}()
 	select {
@@ -36,6 +37,7 @@ func (s *suite) background(t *testing.T, change ...func(*container)) (id string,
 	case <-time.After(timeout):
 		t.Fatal("container does not start")
 	}
+	out.waitFor(t, "ready")
 	return id, func() { cancel(); <-done }
 }
 

@@ -27,6 +27,10 @@ type Zygote struct {
 // ErrEnded is returned when the zygote ended, and with it every container.
 var ErrEnded = errors.New("the process that containers are made by has ended")
 
+// ErrNotAsked is returned with ErrEnded when the zygote has not even seen the
+// request: another one can be asked.
+var ErrNotAsked = errors.New("it was not asked for a container")
+
 // Start starts a zygote and waits until it is ready. It ends when the daemon
 // does, and on Close.
 func Start(rootless bool) (*Zygote, error) {
@@ -147,10 +151,11 @@ func (z *Zygote) Run(canceled <-chan struct{}, r *Request, std []*os.File) (*Run
 	err = writeMessage(z.conn, struct{}{}, fds...)
 	z.mu.Unlock()
 	theirs.Close()
-	if err == nil {
-		err = writeMessage(conn, r)
-	}
 	if err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("%w: %w: %w", ErrEnded, ErrNotAsked, err)
+	}
+	if err := writeMessage(conn, r); err != nil {
 		conn.Close()
 		return nil, fmt.Errorf("%w: %w", ErrEnded, err)
 	}

@@ -31,6 +31,7 @@ func main() {
 	case "term":
 		term()
 	case "sleep":
+		fmt.Println("ready")
 		time.Sleep(time.Hour)
 	default:
 		os.Exit(2)
