@@ -7,6 +7,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"log"
 	"os"
 	"os/signal"
 	buildinfo "runtime/debug"
@@ -40,6 +42,8 @@ func main() {
 }
 
 func run(ctx context.Context) int {
+	// What libraries print on their own is of use to who works on them.
+	log.SetOutput(io.Discard)
 	var verbose bool
 	err := command(&verbose).ExecuteContext(ctx)
 	if err == nil {

@@ -41,7 +41,9 @@ func Supervise(root, program string) error {
 	// The daemon gets a signal when this thread ends.
 	runtime.LockOSThread()
 	signal.Ignore(syscall.SIGINT, syscall.SIGHUP, syscall.SIGPIPE)
-	first, err := net.FileConn(os.NewFile(3, "client"))
+	inherited := os.NewFile(3, "client")
+	first, err := net.FileConn(inherited)
+	inherited.Close() // or the daemon would have it too
 	if err != nil {
 		return fmt.Errorf("supervise: %w", err)
 	}
@@ -66,6 +68,9 @@ func Supervise(root, program string) error {
 	}
 	s.add(client)
 	s.run()
+	for _, f := range []string{s.daemon, s.log, s.lock} {
+		os.Remove(f)
+	}
 	s.listener.Close() // before the clients hear of it: who dials now finds nobody
 	for c := range s.clients {
 		c.Close()
@@ -76,18 +81,29 @@ func Supervise(root, program string) error {
 // tryLock takes the lock of a file; nil without an error if another process has
 // it.
 func tryLock(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("lock %s: %w", path, err)
-	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		f.Close()
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, nil
+	for {
+		f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+		if err != nil {
+			return nil, fmt.Errorf("lock %s: %w", path, err)
 		}
-		return nil, fmt.Errorf("lock %s: %w", path, err)
+		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+			f.Close()
+			if errors.Is(err, unix.EWOULDBLOCK) {
+				return nil, nil
+			}
+			return nil, fmt.Errorf("lock %s: %w", path, err)
+		}
+		// Whoever had it last may have removed it meanwhile.
+		ours, err := f.Stat()
+		if err != nil {
+			f.Close()
+			return nil, fmt.Errorf("lock %s: %w", path, err)
+		}
+		if there, err := os.Stat(path); err == nil && os.SameFile(ours, there) {
+			return f, nil
+		}
+		f.Close()
 	}
-	return f, nil
 }
 
 func (s *supervisor) listen() error {
@@ -189,11 +205,7 @@ func (s *supervisor) remove(c *net.UnixConn) bool {
 // wants it any more.
 func (s *supervisor) waitFree(term <-chan os.Signal) bool {
 	for {
-		lock, err := tryLock(filepath.Join(s.root, "lock"))
-		if lock != nil {
-			lock.Close()
-		}
-		if lock != nil || err != nil { // no directory yet, or none that can be had: the daemon will say
+		if !locked(filepath.Join(s.root, "lock")) {
 			return true
 		}
 		if len(s.said) == 0 {
@@ -213,6 +225,17 @@ func (s *supervisor) waitFree(term <-chan os.Signal) bool {
 	}
 }
 
+// locked tells whether a daemon has the lock of its state directory. What else
+// is wrong with that the daemon will say.
+func locked(path string) bool {
+	f, err := os.Open(path)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	return errors.Is(unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB), unix.EWOULDBLOCK)
+}
+
 func (s *supervisor) start() error {
 	log, err := os.OpenFile(s.log, os.O_CREATE|os.O_WRONLY|os.O_TRUNC|os.O_APPEND, 0o600)
 	if err != nil {
@@ -230,7 +253,7 @@ func (s *supervisor) start() error {
 	return nil
 }
 
-// stop ends the daemon and removes its files.
+// stop ends the daemon.
 func (s *supervisor) stop() {
 	s.listener.Close()
 	_ = s.cmd.Process.Signal(syscall.SIGTERM)
@@ -240,8 +263,6 @@ func (s *supervisor) stop() {
 		_ = s.cmd.Process.Kill()
 		<-s.ended
 	}
-	os.Remove(s.daemon)
-	os.Remove(s.log)
 }
 
 // tail returns the end of the daemon's log.

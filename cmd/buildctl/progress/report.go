@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"regexp"
 	"slices"
 
 	"github.com/moby/buildkit/client"
@@ -59,5 +60,8 @@ func PrintError(w io.Writer, err error, detail bool) {
 		fmt.Fprintf(w, "error: %+v\n", err)
 		return
 	}
-	fmt.Fprintf(w, "error: %v\n", err)
+	fmt.Fprintf(w, "error: %s\n", grpcPrefix.ReplaceAllString(err.Error(), ""))
 }
+
+// grpcPrefix is what gRPC puts before the daemon's own words.
+var grpcPrefix = regexp.MustCompile(`(?:[A-Z][A-Za-z]+: )?rpc error: code = [A-Za-z]+ desc = `)
