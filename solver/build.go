@@ -54,18 +54,27 @@ type Build struct {
 	memory   Memory
 
 	keys    memo[key]
-	results memo[[]cache.Tree]
+	results memo[found]
 
-	mu       sync.Mutex // guards vertices and cached
+	mu       sync.Mutex // guards what follows
 	vertices map[digest.Digest]*Vertex
 	cached   map[digest.Digest]bool // said to be cached, or running
+	imports  []*imported
+	sights   map[sight]cache.Key
+}
+
+// found is what a step was solved to.
+type found struct {
+	key   // that it was found under, or ran under
+	trees []cache.Tree
+	from  *imported // nil: the solver's own cache, or it ran
 }
 
 // NewBuild starts a build.
 func (s *Solver) NewBuild(c BuildConfig) *Build {
 	return &Build{
 		ID: c.ID, s: s, sessions: c.Sessions, events: c.Events, hold: c.Hold, memory: c.Memory,
-		vertices: map[digest.Digest]*Vertex{}, cached: map[digest.Digest]bool{},
+		vertices: map[digest.Digest]*Vertex{}, cached: map[digest.Digest]bool{}, sights: map[sight]cache.Key{},
 	}
 }
 
@@ -90,52 +99,93 @@ func (b *Build) Intern(v *Vertex) *Vertex {
 	return v
 }
 
-// Solve returns the tree of e, from the cache or by running what is missing.
-// The error of a step that failed is a *StepError.
+// Solve returns the tree of e, from a cache or by running what is missing. The
+// error of a step that failed is a *StepError.
 func (b *Build) Solve(ctx context.Context, e Edge) (cache.Tree, error) {
-	trees, err := b.solve(ctx, e.Vertex)
+	f, err := b.solve(ctx, e.Vertex)
 	if err != nil {
 		return "", err
 	}
-	if e.Output < 0 || e.Output >= len(trees) {
-		return "", fmt.Errorf("output %d of %s: the step has %d outputs", e.Output, e.Vertex.Name, len(trees))
+	if e.Output < 0 || e.Output >= len(f.trees) {
+		return "", fmt.Errorf("output %d of %s: the step has %d outputs", e.Output, e.Vertex.Name, len(f.trees))
 	}
-	return trees[e.Output], nil
+	return f.trees[e.Output], nil
 }
 
-func (b *Build) solve(ctx context.Context, v *Vertex) ([]cache.Tree, error) {
-	return b.results.do(ctx, b, v, func(ctx context.Context) ([]cache.Tree, error) {
-		k, err := b.key(ctx, v)
+func (b *Build) solve(ctx context.Context, v *Vertex) (found, error) {
+	return b.results.do(ctx, b, v, func(ctx context.Context) (found, error) {
+		f, ok, err := b.find(ctx, v)
 		if err != nil {
-			return nil, err
+			return found{}, err
 		}
-		if !k.fresh {
-			trees, err := b.lookup(ctx, k.Key)
-			if err == nil {
-				b.tellCached(v)
-				return trees, nil
-			}
-			if !errors.Is(err, cache.ErrNotFound) {
-				return nil, err
-			}
+		if ok {
+			b.tellCached(v)
+			return f, nil
 		}
 		in, err := each(ctx, v.Inputs, b.Solve)
 		if err != nil {
-			return nil, err
+			return found{}, err
 		}
-		// An input that was lost and made again may differ from the one that k
-		// was derived from. What depends on v must know the key that v ran under.
-		if k, err = b.derive(ctx, v); err != nil {
-			return nil, err
+		// What was said of an input may differ from the tree that it was solved to,
+		// as when it was lost and made again. What depends on v must know the key
+		// that v ran under.
+		k, err := b.derive(ctx, v, b.seen)
+		if err != nil {
+			return found{}, err
 		}
 		b.keys.set(v.Digest, k)
-		return b.run(ctx, v, k, in)
+		trees, err := b.run(ctx, v, k, in)
+		return found{key: k, trees: trees}, err
 	})
 }
 
+// find looks for v in the solver's own cache and then in the imports.
+func (b *Build) find(ctx context.Context, v *Vertex) (found, bool, error) {
+	k, err := b.key(ctx, v)
+	if err != nil || k.fresh {
+		return found{}, false, err
+	}
+	f, ok, err := b.findAs(ctx, nil, k)
+	if ok || err != nil {
+		return f, ok, err
+	}
+	for _, im := range b.importedCaches() {
+		ik, err := b.keyIn(ctx, im, v)
+		if err != nil {
+			return found{}, false, err
+		}
+		if f, ok, err := b.findAs(ctx, im, ik); ok || err != nil {
+			return f, ok, err
+		}
+		if ik.Key == k.Key {
+			continue
+		}
+		if f, ok, err := b.findAs(ctx, im, k); ok || err != nil {
+			return f, ok, err
+		}
+	}
+	return found{}, false, nil
+}
+
+// findAs looks for what ran under k; from is nil for the solver's own cache.
+func (b *Build) findAs(ctx context.Context, from *imported, k key) (found, bool, error) {
+	if k.fresh {
+		return found{}, false, nil
+	}
+	var c Import = b.s.cache
+	if from != nil {
+		c = from
+	}
+	trees, err := b.lookup(ctx, c, k.Key)
+	if errors.Is(err, cache.ErrNotFound) {
+		return found{}, false, nil
+	}
+	return found{key: k, trees: trees, from: from}, err == nil, err
+}
+
 // lookup returns the trees of a known key, held for this build.
-func (b *Build) lookup(ctx context.Context, k cache.Key) ([]cache.Tree, error) {
-	r, err := b.s.cache.Result(ctx, k)
+func (b *Build) lookup(ctx context.Context, c Import, k cache.Key) ([]cache.Tree, error) {
+	r, err := c.Result(ctx, k)
 	if err != nil {
 		return nil, err
 	}

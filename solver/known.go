@@ -16,7 +16,8 @@ type Peeker interface {
 // because the build made it, or because the cache remembers it. The tree is not
 // held. The error of one that is not known is cache.ErrNotFound.
 func (b *Build) Known(ctx context.Context, e Edge) (cache.Tree, error) {
-	trees, ok := b.results.get(e.Vertex.Digest)
+	f, ok := b.results.get(e.Vertex.Digest)
+	trees := f.trees
 	if !ok {
 		k, ok := b.keys.get(e.Vertex.Digest)
 		p, can := b.s.cache.(Peeker)

@@ -54,8 +54,10 @@ type outcome struct {
 // slot only while the step runs.
 func (b *Build) perform(ctx context.Context, a *audience, st Step, fresh bool) (outcome, error) {
 	s := b.s
-	if !fresh { // it may have been made since b looked
-		if trees, err := b.lookup(ctx, st.Key); err == nil {
+	// It may have been made since b looked. What b imported must not reach the
+	// other builds that wait.
+	if !fresh {
+		if trees, err := b.lookup(ctx, s.cache, st.Key); err == nil {
 			return outcome{trees: trees, cached: true}, nil
 		} else if !errors.Is(err, cache.ErrNotFound) {
 			return outcome{}, err
