@@ -118,8 +118,8 @@ func (d *daemon) openStores(c config.Config, rootless rootless) (s stores, err e
 
 // wire makes the daemon: this is the one place that knows every source,
 // exporter, runtime and cache there is.
-func wire(ctx context.Context, log *slog.Logger, c config.Config, remote config.Remote) (d *daemon, err error) {
-	d = &daemon{log: log, forwarder: gateway.NewForwarder(), traces: trace.NewRecorder()}
+func wire(ctx context.Context, log *slog.Logger, c config.Config, remote config.Remote) (_ *daemon, err error) {
+	d := &daemon{log: log, forwarder: gateway.NewForwarder(), traces: trace.NewRecorder()}
 	defer func() {
 		if err != nil {
 			d.close()
