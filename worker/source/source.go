@@ -25,6 +25,9 @@ type Request struct {
 	Memo *Memo `json:"-"`
 	// Progress hears of what pinning has to transfer; it may be nil.
 	Progress func(solver.Status) `json:"-"`
+	// Log gets what programs write that pinning and fetching run (git); stream is
+	// 1 for standard output, 2 for standard error. It may be nil.
+	Log func(stream int, data []byte) `json:"-"`
 }
 
 // Scheme returns the identifier's scheme, "" if it has none.

@@ -14,7 +14,7 @@ import (
 // work calls f with a git program that has the client's secrets, keys and known
 // hosts for the request's remote. They are gone when f returns.
 func (s *Source) work(ctx context.Context, c session.Client, req request, f func(g program) error) error {
-	g := program{bin: s.c.Binary}
+	g := program{bin: s.c.Binary, advice: req.advice, log: req.log}
 	header, err := authorization(ctx, c, req)
 	if err != nil {
 		return err

@@ -26,11 +26,14 @@ type request struct {
 	fromSession   string
 	fromStore     string
 	commitTime    bool // files get the commit's time
+	advice        bool // git may explain itself in the log
 
 	tokenSecret, headerSecret string
 	ssh, knownHosts           string
 
 	verify *verification
+
+	log func(stream int, data []byte) // may be nil
 }
 
 // verification says whose signature the commit or tag must have.
@@ -48,7 +51,7 @@ func parse(r source.Request) (request, error) {
 	if err != nil {
 		return request{}, err
 	}
-	out := request{remote: rem, ref: rem.ref, subdir: rem.subdir}
+	out := request{remote: rem, ref: rem.ref, subdir: rem.subdir, log: r.Log}
 	for k, v := range r.Attrs {
 		if err := out.set(k, v); err != nil {
 			return request{}, fmt.Errorf("git source %s: %w", rem.url, err)
@@ -88,6 +91,8 @@ func (r *request) set(k, v string) error {
 		r.fromStore = v
 	case pb.AttrGitCheckoutBundle:
 		r.bundle = yes
+	case pb.AttrGitAdvice:
+		r.advice = yes
 	case pb.AttrGitMTime:
 		switch v {
 		case "", "checkout":
@@ -128,7 +133,7 @@ func (r *request) check() error {
 		return err
 	}
 	if r.checksum != "" && !hexRegexp.MatchString(r.checksum) {
-		return fmt.Errorf("checksum %q: want the digits of a commit", r.checksum)
+		return fmt.Errorf("invalid checksum %q, expected hex commit hash", r.checksum)
 	}
 	if isCommit(r.ref) && !strings.HasPrefix(r.ref, r.checksum) {
 		return fmt.Errorf("expected checksum to match %s, got %s", r.checksum, r.ref)

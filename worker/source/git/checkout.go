@@ -57,7 +57,7 @@ func (s *Source) checkoutTo(ctx context.Context, g program, repo, dir string, re
 	if err != nil {
 		return err
 	}
-	if _, err := g.run(ctx, "checkout", "-q", "--force", "--detach", found.ID+"^{commit}"); err != nil {
+	if _, err := g.tell(ctx, "checkout", "--force", "--no-progress", found.ID+"^{commit}"); err != nil {
 		return err
 	}
 	if err := g.submodules(ctx, req); err != nil {
@@ -150,7 +150,12 @@ func (g program) submodules(ctx context.Context, req request) error {
 	if st, err := os.Lstat(filepath.Join(g.tree, ".gitmodules")); err != nil || !st.Mode().IsRegular() {
 		return ignoreNotExist(err)
 	}
-	if _, err := g.run(ctx, "submodule", "-q", "update", "--init", "--recursive", "--depth=1"); err != nil {
+	update := []string{"submodule", "update", "--init", "--recursive"}
+	_, err := g.tell(ctx, append(update, "--depth=1")...)
+	if err != nil && isRefusal(err) { // such as by a server of plain files
+		_, err = g.tell(ctx, update...)
+	}
+	if err != nil {
 		return fmt.Errorf("update submodules: %w", err)
 	}
 	return nil

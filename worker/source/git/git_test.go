@@ -389,6 +389,23 @@ func TestChecksum(t *testing.T) {
 	}
 }
 
+// What git says goes to the log, its advice only on request.
+func TestLog(t *testing.T) {
+	f := newFixture(t)
+	f.init(t, "repo")
+	f.commit(t, "repo", "a", "one")
+	for _, advice := range []bool{false, true} {
+		var log strings.Builder
+		r := f.request("repo", pb.AttrGitAdvice, fmt.Sprint(advice))
+		r.Log = func(_ int, data []byte) { log.Write(data) }
+		_, _, err := f.get(t, nil, r)
+		must(t, err)
+		if got := log.String(); !strings.Contains(got, "HEAD is now at") || strings.Contains(got, "detached HEAD") != advice {
+			t.Errorf("advice %v: %s", advice, got)
+		}
+	}
+}
+
 func TestCommitTime(t *testing.T) {
 	f := newFixture(t)
 	f.init(t, "repo")

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"runtime"
@@ -35,6 +36,8 @@ type program struct {
 	config  [][2]string
 	authSSH string // agent socket
 	ssh     string // command
+	advice  bool
+	log     func(stream int, data []byte) // gets what told commands write; may be nil
 }
 
 // with returns p with more configuration.
@@ -68,12 +71,21 @@ func (e *Error) Error() string {
 
 func (e *Error) Unwrap() error { return e.Err }
 
-// run runs git and returns its output. When ctx ends the whole process group
-// does.
+// run runs git quietly and returns its output. When ctx ends the whole process
+// group does.
 func (p program) run(ctx context.Context, args ...string) (string, error) {
+	p.log = nil
+	return p.tell(ctx, args...)
+}
+
+// tell is run for commands that the user may want to follow.
+func (p program) tell(ctx context.Context, args ...string) (string, error) {
 	cmd := exec.Command(p.bin, args...)
 	var out, errs limited
 	cmd.Stdout, cmd.Stderr = &out, &errs
+	if p.log != nil {
+		cmd.Stdout, cmd.Stderr = io.MultiWriter(&out, logWriter{p.log, 1}), io.MultiWriter(&errs, logWriter{p.log, 2})
+	}
 	cmd.Dir = p.dir
 	cmd.Env = p.env()
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
@@ -135,7 +147,7 @@ func (p program) env() []string {
 	env := []string{
 		"PATH=" + os.Getenv("PATH"), "LC_ALL=C", "HOME=" + os.DevNull,
 		"GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_GLOBAL=" + os.DevNull,
-		"GIT_TERMINAL_PROMPT=0", "GIT_ASKPASS=", "SSH_ASKPASS=", "GIT_ADVICE=0",
+		"GIT_TERMINAL_PROMPT=0", "GIT_ASKPASS=", "SSH_ASKPASS=", "GIT_ADVICE=" + boolean(p.advice, "1", "0"),
 	}
 	for _, k := range []string{"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "no_proxy", "all_proxy", "SSL_CERT_FILE", "SSL_CERT_DIR"} {
 		if v, ok := os.LookupEnv(k); ok {
@@ -165,7 +177,7 @@ func (p program) env() []string {
 		{"maintenance.auto", "false"},
 		{"core.hooksPath", os.DevNull},
 		{"init.defaultBranch", "master"},
-		{"advice.detachedHead", "false"},
+		{"advice.detachedHead", boolean(p.advice, "true", "false")},
 		{"fetch.fsckObjects", "false"},
 		{"submodule.fetchJobs", "4"},
 		{"core.fsmonitor", "false"},
@@ -177,6 +189,24 @@ func (p program) env() []string {
 		env = append(env, "GIT_CONFIG_KEY_"+n+"="+kv[0], "GIT_CONFIG_VALUE_"+n+"="+kv[1])
 	}
 	return env
+}
+
+func boolean(b bool, yes, no string) string {
+	if b {
+		return yes
+	}
+	return no
+}
+
+// logWriter passes on what is written to it.
+type logWriter struct {
+	log    func(stream int, data []byte)
+	stream int
+}
+
+func (w logWriter) Write(p []byte) (int, error) {
+	w.log(w.stream, p)
+	return len(p), nil
 }
 
 // limited keeps the first maxOutput bytes.

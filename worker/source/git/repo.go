@@ -143,7 +143,7 @@ func isShallow(dir string) bool {
 // fetch tries, cheapest first: the commit alone; the ref, from servers that give
 // out no other commits; everything.
 func (g program) fetch(ctx context.Context, dir string, req request, found commit, whole bool) error {
-	common := []string{"fetch", "-q", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules"}
+	common := []string{"fetch", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules"}
 	all := slices.Clone(common)
 	if isShallow(dir) {
 		all = append(all, "--unshallow")
@@ -159,7 +159,7 @@ func (g program) fetch(ctx context.Context, dir string, req request, found commi
 	}
 	var err error
 	for _, args := range tries {
-		_, err = g.run(ctx, args...)
+		_, err = g.tell(ctx, args...)
 		if err == nil && g.has(ctx, found.ID) {
 			return nil
 		}

@@ -39,11 +39,7 @@ func (s *Source) download(ctx context.Context, c session.Client, req request, kn
 	}
 	defer resp.Body.Close()
 	if known != nil && unchanged(resp, known) {
-		f := known.fetched
-		if !s.c.Trees.Has(f.Tree) {
-			f.Tree = ""
-		}
-		return f, *known, nil
+		return s.still(*known), *known, nil
 	}
 	if resp.StatusCode != http.StatusOK {
 		return fetched{}, answer{}, fmt.Errorf("get %s: %s: check the URL", req.url.Redacted(), resp.Status)
@@ -61,6 +57,15 @@ func (s *Source) download(ctx context.Context, c session.Client, req request, kn
 	return f, answer{fetched: f, ETag: etag(resp.Header), Used: time.Now()}, nil
 }
 
+// still is what a known answer means now.
+func (s *Source) still(a answer) fetched {
+	f := a.fetched
+	if !s.c.Trees.Has(f.Tree) {
+		f.Tree = ""
+	}
+	return f
+}
+
 // unchanged tells whether a response says that what is known is still true.
 // Servers that ignore If-None-Match still send the same ETag.
 func unchanged(resp *http.Response, known *answer) bool {
@@ -73,16 +78,11 @@ func unchanged(resp *http.Response, known *answer) bool {
 // etag returns the entity tag, a weak one like a strong one.
 func etag(h http.Header) string { return strings.TrimPrefix(h.Get("ETag"), "W/") }
 
+// get asks for the URL. With an ETag it asks for the headers only, first: many
+// servers send the whole file again whatever If-None-Match says.
 func (s *Source) get(ctx context.Context, c session.Client, req request, known *answer) (*http.Response, error) {
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, req.url.String(), nil)
+	r, err := s.newRequest(ctx, c, req)
 	if err != nil {
-		return nil, fmt.Errorf("get %s: %w", req.url.Redacted(), err)
-	}
-	r.Header.Set("User-Agent", userAgent)
-	for _, f := range req.header {
-		r.Header.Set(f.Name, f.Value)
-	}
-	if err := authorize(ctx, c, req, r); err != nil {
 		return nil, err
 	}
 	if known != nil {
@@ -94,21 +94,46 @@ func (s *Source) get(ctx context.Context, c session.Client, req request, known *
 		}
 	}
 	client := &http.Client{Transport: s.c.Transport, CheckRedirect: checkRedirect}
-	resp, err := client.Do(r)
-	if err != nil {
-		if ctx.Err() != nil {
-			return nil, fmt.Errorf("get %s: %w", req.url.Redacted(), context.Cause(ctx))
+	if known != nil && known.ETag != "" {
+		head := r.Clone(ctx)
+		head.Method = http.MethodHead
+		// As the GET has it, because the ETag may be that of an encoding.
+		head.Header.Set("Accept-Encoding", "gzip")
+		resp, err := client.Do(head)
+		if err == nil && unchanged(resp, known) {
+			return resp, nil
 		}
-		var ue *url.Error
-		if errors.As(err, &ue) {
-			err = ue.Err
-			if shown := req.url.Redacted(); ue.URL != shown && ue.URL != req.url.String() {
-				err = fmt.Errorf("redirected to %s: %w", ue.URL, err)
-			}
+		if err == nil {
+			resp.Body.Close()
 		}
-		return nil, fmt.Errorf("get %s: %w: check the URL and the network", req.url.Redacted(), err)
 	}
-	return resp, nil
+	resp, err := client.Do(r)
+	if err == nil {
+		return resp, nil
+	}
+	if ctx.Err() != nil {
+		return nil, fmt.Errorf("get %s: %w", req.url.Redacted(), context.Cause(ctx))
+	}
+	var ue *url.Error
+	if errors.As(err, &ue) {
+		err = ue.Err
+		if shown := req.url.Redacted(); ue.URL != shown && ue.URL != req.url.String() {
+			err = fmt.Errorf("redirected to %s: %w", ue.URL, err)
+		}
+	}
+	return nil, fmt.Errorf("get %s: %w: check the URL and the network", req.url.Redacted(), err)
+}
+
+func (s *Source) newRequest(ctx context.Context, c session.Client, req request) (*http.Request, error) {
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, req.url.String(), nil)
+	if err != nil {
+		return nil, fmt.Errorf("get %s: %w", req.url.Redacted(), err)
+	}
+	r.Header.Set("User-Agent", userAgent)
+	for _, f := range req.header {
+		r.Header.Set(f.Name, f.Value)
+	}
+	return r, authorize(ctx, c, req, r)
 }
 
 func checkRedirect(r *http.Request, via []*http.Request) error {

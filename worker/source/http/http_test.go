@@ -103,15 +103,18 @@ func (f *fixture) show(t *testing.T, tr cache.Tree) string {
 
 func TestRevalidate(t *testing.T) {
 	content, tag, when := "one", `"1"`, time.Unix(1000000000, 0)
-	sent := 0
+	sent, last := 0, ""
 	f := newFixture(t, func(w http.ResponseWriter, r *http.Request) {
+		last = r.Method
 		w.Header().Set("ETag", tag)
 		w.Header().Set("Last-Modified", when.UTC().Format(http.TimeFormat))
 		if r.Header.Get("If-None-Match") == tag {
 			w.WriteHeader(http.StatusNotModified)
 			return
 		}
-		sent++
+		if r.Method == http.MethodGet {
+			sent++
+		}
 		fmt.Fprint(w, content)
 	})
 	r := f.request("/dir/file.txt?q=1")
@@ -125,8 +128,8 @@ func TestRevalidate(t *testing.T) {
 	}
 	again, _, err := f.get(t, nil, r)
 	must(t, err)
-	if again.Tree != p.Tree || again.Key != p.Key || sent != 1 {
-		t.Errorf("unchanged, but sent %d times", sent)
+	if again.Tree != p.Tree || again.Key != p.Key || sent != 1 || last != http.MethodHead {
+		t.Errorf("unchanged, but sent %d times, last asked with %s", sent, last)
 	}
 
 	// After a restart, and without the tree: asked, but not sent.
