@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Bound is a part of a directory, mounted at a path of its own.
+// Bound is a part of a directory, or a file system, mounted at a path of its own.
 type Bound struct {
 	Path  string
 	IsDir bool
@@ -42,7 +42,23 @@ func Bind(dir, sel, at string) (*Bound, error) {
 	return b, nil
 }
 
-// Close unmounts the part.
+// NewTmpfs mounts an empty file system of at most size bytes, 0 for half of the
+// memory, at the directory at, which it makes.
+func NewTmpfs(at string, size int64) (*Bound, error) {
+	if err := os.Mkdir(at, 0o700); err != nil {
+		return nil, fmt.Errorf("mount tmpfs: %w", err)
+	}
+	opts := "mode=1777"
+	if size > 0 {
+		opts += fmt.Sprintf(",size=%d", size)
+	}
+	if err := unix.Mount("tmpfs", at, "tmpfs", unix.MS_NOSUID, opts); err != nil {
+		return nil, errors.Join(fmt.Errorf("mount tmpfs at %s: %w", at, err), os.Remove(at))
+	}
+	return &Bound{Path: at, IsDir: true}, nil
+}
+
+// Close unmounts it.
 func (b *Bound) Close() error { return unmount(b.Path) }
 
 func openInside(dir, sel string) (int, *unix.Stat_t, error) {

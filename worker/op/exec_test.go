@@ -446,3 +446,69 @@ func BenchmarkCopy(b *testing.B) {
 		})
 	}
 }
+
+// TestCwdInMounts starts in directories that are missing from what is mounted.
+func TestCwdInMounts(t *testing.T) {
+	w := newWorker(t)
+	base := busybox(t, w)
+	data := grow(t, w, "", "f a x")
+	for _, c := range []struct {
+		cwd string
+		m   *pb.Mount
+	}{
+		{"/t/sub", &pb.Mount{Dest: "/t", Input: none, Output: none, MountType: pb.MountType_TMPFS}},
+		{"/cache/sub", cacheMount("x", pb.CacheSharingOpt_SHARED)},
+		{"/m/sub", &pb.Mount{Dest: "/m", Input: 1, Output: none}},
+		{"/m/sub", &pb.Mount{Dest: "/m", Input: 1, Output: none, Readonly: true}},
+		{"/m", &pb.Mount{Dest: "/m", Input: 1, Output: none, Readonly: true}},
+	} {
+		x := shell("pwd", c.m)
+		x.Meta.Cwd = c.cwd
+		inputs := []cache.Tree{base}
+		if c.m.Input == 1 {
+			inputs = append(inputs, data)
+		}
+		out, rec, err := run(t, w, Request{Op: execOp(x), Inputs: inputs})
+		if err != nil || rec.stdout() != c.cwd+"\n" {
+			t.Errorf("%s in mount of type %s: %q %v", c.cwd, c.m.MountType, rec.stdout(), err)
+			continue
+		}
+		if got := top(t, w, out[0]); len(got) != 0 {
+			t.Errorf("%s: layer holds %q", c.cwd, got)
+		}
+	}
+}
+
+func TestMergeDiffPassthrough(t *testing.T) {
+	w := newWorker(t)
+	a := grow(t, w, "", "f a 1", "f both a")
+	b := grow(t, w, "", "f b 2", "f both b")
+	over := grow(t, w, a, "f new 3", "w both")
+	in := func(n int) []*pb.Input { return make([]*pb.Input, n) }
+	out, err := w.Run(t.Context(), Request{Inputs: []cache.Tree{a, b}, Op: &pb.Op{Inputs: in(2), Op: &pb.Op_Merge{Merge: &pb.MergeOp{Inputs: []*pb.MergeInput{{Input: 0}, {Input: 1}}}}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	expect(t, w, out[0], "f:644 /a 1", "f:644 /b 2", "f:644 /both b")
+	out, err = w.Run(t.Context(), Request{Inputs: []cache.Tree{a, over}, Op: &pb.Op{Inputs: in(2), Op: &pb.Op_Diff{Diff: &pb.DiffOp{Lower: &pb.LowerDiffInput{Input: 0}, Upper: &pb.UpperDiffInput{Input: 1}}}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := top(t, w, out[0]); !slices.Equal(got, []string{"w /both", "/new"}) {
+		t.Errorf("difference is %q", got)
+	}
+	out, err = w.Run(t.Context(), Request{Inputs: []cache.Tree{a}, Op: &pb.Op{Inputs: in(1), Op: &pb.Op_Diff{Diff: &pb.DiffOp{Lower: &pb.LowerDiffInput{Input: none}, Upper: &pb.UpperDiffInput{Input: 0}}}}})
+	if err != nil || out[0] != a {
+		t.Errorf("difference to nothing is %v %v, want %s", out, err, a)
+	}
+	out, err = w.Run(t.Context(), Request{Inputs: []cache.Tree{a, b}, Op: &pb.Op{Inputs: in(2), Op: &pb.Op_Passthrough{Passthrough: &pb.PassthroughOp{Id: "x", Outputs: []int64{1, 0, 1}}}}})
+	if err != nil || !slices.Equal(out, []cache.Tree{b, a, b}) {
+		t.Errorf("passed through: %v %v", out, err)
+	}
+	if _, err := w.Run(t.Context(), Request{Op: &pb.Op{Op: &pb.Op_Source{Source: &pb.SourceOp{}}}}); err == nil {
+		t.Error("a source was run")
+	}
+	if _, err := w.Run(t.Context(), Request{Op: &pb.Op{Inputs: in(1), Op: &pb.Op_Merge{Merge: &pb.MergeOp{Inputs: []*pb.MergeInput{{}}}}}}); err == nil {
+		t.Error("an op ran without its input")
+	}
+}

@@ -83,6 +83,11 @@ func newWorker(t testing.TB) *Worker {
 		if err != nil {
 			t.Error(err)
 		}
+		for _, pattern := range []string{"/sys/fs/cgroup" + cgroupParent + "/*/", "/sys/fs/cgroup/*" + cgroupParent + "/*/"} {
+			if left, _ := filepath.Glob(pattern); len(left) > 0 {
+				t.Errorf("control groups left behind: %v", left)
+			}
+		}
 		if entries, err := os.ReadDir(filepath.Join(dir, "trees", "drafts")); err == nil && len(entries) > 0 {
 			t.Errorf("unfinished layers left behind: %v", entries)
 		}

@@ -2,11 +2,8 @@ package op
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"math"
-	"os"
 	"path"
 	"strings"
 
@@ -79,58 +76,6 @@ func (s *sandbox) connect(ctx context.Context, spec *specs.Spec) error {
 	s.onClose(ns.Close)
 	if err := ns.Configure(spec); err != nil {
 		return fmt.Errorf("configure network: %w", err)
-	}
-	return nil
-}
-
-// planCwd sees to it that the working directory exists. One that is missing is
-// made for the user: in what the step writes if it can, which makes it a part of
-// the output as with BuildKit, else only for this step.
-func (s *sandbox) planCwd(cwd string, user execUser) (func() error, error) {
-	t, in, err := s.layout.find(cwd)
-	if err != nil || t == nil {
-		return nil, err
-	}
-	e, err := t.view.Lstat(in)
-	switch {
-	case err == nil && !isDir(e):
-		return nil, errors.New("is not a directory")
-	case err == nil:
-		return nil, nil
-	case !errors.Is(err, fs.ErrNotExist):
-		return nil, err
-	case t.dir != "" && !t.writable: // too late to prepare it
-		return nil, nil
-	case t.writable:
-		return func() error { return mkdirAll(t.dir, in, user.uid, user.gid) }, nil
-	default:
-		return nil, t.need(stub{path: in, isDir: true, uid: user.uid, gid: user.gid})
-	}
-}
-
-// mkdirAll makes the directory p within root and those on the way. p is
-// resolved, and nobody else changes root.
-func mkdirAll(root, p string, uid, gid uint32) error {
-	at := root
-	for _, name := range strings.Split(strings.Trim(p, "/"), "/") {
-		at += "/" + name
-		err := os.Mkdir(at, 0o755)
-		if errors.Is(err, fs.ErrExist) {
-			continue
-		}
-		if err == nil {
-			err = os.Chmod(at, 0o755)
-		}
-		if err == nil {
-			err = os.Lchown(at, int(uid), int(gid))
-		}
-		if err != nil {
-			var pe *fs.PathError
-			if errors.As(err, &pe) {
-				err = pe.Err // the path on this host is nobody's business
-			}
-			return err
-		}
 	}
 	return nil
 }

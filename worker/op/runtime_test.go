@@ -3,6 +3,7 @@ package op
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/buildd/buildd/worker/runtime"
@@ -26,7 +27,15 @@ func TestMain(m *testing.M) {
 			fmt.Fprintln(os.Stderr, "native runtime:", err)
 			return 1
 		}
-		defer r.Close()
+		defer func() {
+			r.Close()
+			for _, pattern := range []string{"/sys/fs/cgroup" + cgroupParent, "/sys/fs/cgroup/*" + cgroupParent} {
+				dirs, _ := filepath.Glob(pattern)
+				for _, d := range dirs {
+					os.Remove(d) // unless another run of these tests uses it
+				}
+			}
+		}()
 		nativeRuntime = r
 		return m.Run()
 	}()
