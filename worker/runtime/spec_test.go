@@ -108,7 +108,10 @@ func TestSpecInsecureAndRootless(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, m := range s.Mounts {
+	if len(s.Linux.MaskedPaths) == len(BindSys(s).Linux.MaskedPaths) {
+		t.Error("control groups of the host can be seen in its /sys")
+	}
+	for _, m := range BindSys(s).Mounts {
 		if m.Type == "sysfs" || m.Type == "cgroup" || slices.Contains(m.Options, "gid=5") {
 			t.Errorf("mount %+v cannot be had", m)
 		}
