@@ -88,7 +88,7 @@ func (n *node) open(t testing.TB) {
 	if n.blobs, err = blob.Open(filepath.Join(n.dir, "blobs")); err != nil {
 		t.Fatal(err)
 	}
-	n.trees, err = tree.Open(tree.Config{Dir: filepath.Join(n.dir, "trees"), Blobs: n.blobs, Log: slog.New(slog.DiscardHandler)})
+	n.trees, err = tree.Open(tree.Config{Dir: filepath.Join(n.dir, "trees"), Blobs: n.blobs, Spare: time.Millisecond, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -206,7 +206,7 @@ func (l *logs) String() string {
 	return l.b.String()
 }
 
-func testLog(t testing.TB) *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)) }
+func testLog(testing.TB) *slog.Logger { return slog.New(slog.DiscardHandler) }
 
 // busybox is a root file system with little more than a shell.
 func (n *node) busybox(t testing.TB) cache.Tree {

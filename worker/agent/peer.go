@@ -158,6 +158,9 @@ func (p *peer) hello(ctx context.Context, wait bool) (*workerv1.InfoResponse, er
 
 // offer asks the worker what it has of the step's inputs.
 func (p *peer) offer(ctx context.Context, s *step, wait bool) (offer, error) {
+	if wait {
+		p.conn.ResetConnectBackoff()
+	}
 	info, err := p.hello(ctx, wait)
 	if err != nil {
 		return offer{}, err
