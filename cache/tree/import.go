@@ -176,6 +176,9 @@ func (s *Store) AddLayer(h Header) (cache.Tree, error) {
 	if isRemote(h.ID) {
 		return s.aloneLocked(h, s.remoteRecordLocked(h.ID, h.Parent, *h.Image))
 	}
+	if isRemote(h.ID) {
+		return s.aloneLocked(h, s.remoteRecordLocked(h.ID, h.Parent, *h.Image))
+	}
 	return s.aloneLocked(h, s.imageLayerLocked(h.ID, h.Parent, *h.Image))
 }
 

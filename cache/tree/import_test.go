@@ -210,3 +210,36 @@ func TestAddLayers(t *testing.T) {
 		t.Errorf("content %s, want %s", cb, ca)
 	}
 }
+
+// TestAddRemoteLayers moves layers that a remote cache told of.
+func TestAddRemoteLayers(t *testing.T) {
+	a, b := newStore(t), newStore(t)
+	r := &registry{}
+	ids, err := a.AddRemote(t.Context(), []RemoteLayer{
+		{ImageLayer: r.add(t, layer.Gzip, "etc", "etc/a=1"), Parent: -1}, {ImageLayer: r.add(t, layer.Zstd, "etc/b=2"), Parent: 0},
+	})
+	must(t, err)
+	for _, id := range ids {
+		h, err := a.Header(id)
+		must(t, err)
+		wrong := h
+		wrong.Parent = "another"
+		if _, err := b.AddLayer(wrong); err == nil {
+			t.Error("a layer over another one goes by the same ID")
+		}
+		_, err = b.AddLayer(h)
+		must(t, err)
+		must(t, b.cfg.Blobs.Ingest(t.Context(), h.Image.Desc, bytes.NewReader(r.blobs[h.Image.Desc.Digest])))
+	}
+	var contents [2]cache.Key
+	for i, s := range []*Store{a, b} {
+		tr, err := s.Append("", ids...)
+		must(t, err)
+		must(t, s.Ensure(t.Context(), tr, r, nil))
+		contents[i], err = s.Content(t.Context(), tr, cache.Root)
+		must(t, err)
+	}
+	if contents[0] != contents[1] {
+		t.Errorf("contents %v", contents)
+	}
+}
