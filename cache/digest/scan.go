@@ -21,6 +21,9 @@ type ScanOptions struct {
 	// UserXattr says that overlay's attributes are user.overlay.*, not
 	// trusted.overlay.* (mount option userxattr, rootless).
 	UserXattr bool
+	// KeptOwner has OwnerXattr count, where a user namespace maps one ID. Elsewhere
+	// a build step's user could make root the owner of a file with it.
+	KeptOwner bool
 	// Known returns the SHA-256 of a regular file's bytes where the caller knows
 	// it, as of files that it hard-linked from another layer. It is called from
 	// several goroutines; nil knows nothing.
@@ -216,7 +219,8 @@ func (s *scanner) xattrs(e *Entry, path string) error {
 	}
 	for _, name := range names {
 		opaque := name == OpaqueXattr(s.o.UserXattr) && e.IsDir()
-		if !opaque && name != OwnerXattr && !KeepXattr(name) {
+		kept := name == OwnerXattr && s.o.KeptOwner
+		if !opaque && !kept && !KeepXattr(name) {
 			continue
 		}
 		v, ok, err := getXattr(path, name)
@@ -227,7 +231,7 @@ func (s *scanner) xattrs(e *Entry, path string) error {
 		case !ok:
 		case opaque:
 			e.Opaque = v == "y"
-		case name == OwnerXattr:
+		case kept:
 			if uid, gid, ok := parseOwner(v); ok {
 				e.UID, e.GID = uid, gid
 			}

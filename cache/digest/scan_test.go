@@ -114,7 +114,12 @@ func TestScan(t *testing.T) {
 	if e := get("big"); e.Hash != sha256.Sum256([]byte(big)) || e.Size != int64(len(big)) || e.UID != 0 {
 		t.Errorf("big: %+v", e)
 	}
-	if e := get("a"); e.UID != 1000 || e.GID != 1001 || e.Xattrs != nil {
+	if e := get("a"); e.UID != 0 || e.GID != 0 || e.Xattrs != nil {
+		t.Errorf("a step made itself another owner: %+v", e)
+	}
+	kept, err := Scan(t.Context(), dir, ScanOptions{KeptOwner: true})
+	must(t, err)
+	if e, _ := kept.Lookup("a"); e.UID != 1000 || e.GID != 1001 || e.Xattrs != nil {
 		t.Errorf("a: %+v", e)
 	}
 	if e := get("a/link"); !e.IsSymlink() || e.Link != "/etc/passwd" || e.UID != 7 || e.GID != 8 {

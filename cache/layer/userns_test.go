@@ -54,7 +54,7 @@ func TestUserNamespaceChild(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantList(t, x, "d/ opaque", "d/f", "d/own", "gone whiteout", "l -> x")
-	y, err := digest.Scan(t.Context(), dir, digest.ScanOptions{UserXattr: true})
+	y, err := digest.Scan(t.Context(), dir, digest.ScanOptions{UserXattr: true, KeptOwner: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -78,7 +78,7 @@ func TestUserNamespaceChild(t *testing.T) {
 	if err := UnpackArchive(t.Context(), bytes.NewReader(tarOf(t, f("a", "").with(func(h *tar.Header) { h.Uid = 9 }))), root, ArchiveOptions{IgnoreOwner: true}); err != nil {
 		t.Error(err)
 	}
-	if z, err := digest.Scan(t.Context(), root, digest.ScanOptions{}); err != nil {
+	if z, err := digest.Scan(t.Context(), root, digest.ScanOptions{KeptOwner: true}); err != nil {
 		t.Error(err)
 	} else if e, _ := z.Lookup("a"); e.UID != 9 {
 		t.Errorf("%+v", e)

@@ -105,7 +105,7 @@ func (s *Store) reindex(ctx context.Context, r *layerRecord, dir, path string) (
 }
 
 func (s *Store) scanOptions() digest.ScanOptions {
-	return digest.ScanOptions{UserXattr: s.cfg.Rootless}
+	return digest.ScanOptions{UserXattr: s.cfg.Rootless, KeptOwner: s.cfg.IgnoreOwner}
 }
 
 func readIndex(path string) (*digest.Index, error) {

@@ -4,11 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/buildd/buildd/cache"
+	"github.com/buildd/buildd/cache/digest"
 )
 
 // Fork is a writable mount over a tree. Either Commit or Discard ends it; what
@@ -19,6 +23,7 @@ type Fork struct {
 
 	draft   *Draft
 	mounted bool
+	owner   string // of new files, as in digest.OwnerXattr
 }
 
 // Fork mounts a tree so that it can be written over. All layers must be Ready.
@@ -49,6 +54,35 @@ func (s *Store) Fork(ctx context.Context, t cache.Tree) (_ *Fork, err error) {
 	return f, nil
 }
 
+// OwnNew has Commit take what is new for another user's, of whom Config.IgnoreOwner
+// says that he cannot be had here: files and directories that the tree has not,
+// unless somebody was named as their owner already.
+func (f *Fork) OwnNew(uid, gid uint32) { f.owner = digest.FormatOwner(uid, gid) }
+
+// ownNew leaves symbolic links and the like out, which cannot have the attribute.
+func (f *Fork) ownNew(ctx context.Context) error {
+	below := digest.NewView(nil)
+	if p := f.draft.parent; p != nil {
+		var err error
+		if below, err = f.draft.store.Files(ctx, p.name); err != nil {
+			return err
+		}
+	}
+	return filepath.WalkDir(f.draft.Dir, func(path string, e fs.DirEntry, err error) error {
+		if err != nil || path == f.draft.Dir || !e.IsDir() && !e.Type().IsRegular() {
+			return err
+		}
+		if _, err := below.Lstat(strings.TrimPrefix(path, f.draft.Dir)); !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		err = unix.Lsetxattr(path, digest.OwnerXattr, []byte(f.owner), unix.XATTR_CREATE)
+		if errors.Is(err, unix.EEXIST) {
+			return nil
+		}
+		return os.NewSyscallError("keep owner", err)
+	})
+}
+
 // Commit unmounts and makes what was written a layer over the tree. A file of
 // the mount that is still open is an error, as it could still be written to.
 // After an error nothing of the fork is left.
@@ -60,6 +94,9 @@ func (f *Fork) Commit(ctx context.Context) (cache.Tree, error) {
 	if err == nil {
 		// The kernel's scratch space, with the mark that a volatile mount leaves.
 		err = os.RemoveAll(f.draft.store.path(draftsDir, f.draft.id, workName))
+	}
+	if err == nil && f.owner != "" {
+		err = f.ownNew(ctx)
 	}
 	if err != nil {
 		return "", fmt.Errorf("commit fork: %w", errors.Join(err, f.Discard()))

@@ -226,7 +226,7 @@ func finish(t testing.TB, d *Draft) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want, err := digest.Scan(t.Context(), d.dir, digest.ScanOptions{UserXattr: d.o.UserXattr})
+	want, err := digest.Scan(t.Context(), d.dir, digest.ScanOptions{UserXattr: d.o.UserXattr, KeptOwner: d.o.IgnoreOwner})
 	if err != nil {
 		t.Fatal(err)
 	}

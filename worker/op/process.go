@@ -35,6 +35,9 @@ func (s *sandbox) prepare(ctx context.Context, p processRequest) (*specs.Spec, e
 	p.env.setDefault("PATH", defaultPath)
 	p.env.setDefault("HOME", user.home)
 	cwd := clean(p.cwd)
+	if s.w.IgnoreOwner { // there is no other user to become
+		s.owner, user = user, execUser{home: user.home}
+	}
 	makeCwd, err := s.planCwd(cwd, user)
 	if err != nil {
 		return nil, fmt.Errorf("working directory %s: %w", cwd, err)

@@ -41,6 +41,8 @@ type sandbox struct {
 	trees  []*treeMount // the root first
 	mounts []plannedMount
 	memory *mount.Memory
+	// owner gets what the container's processes make, where they cannot be his.
+	owner execUser
 	// closers undo what was done, last first.
 	closers []func() error
 }
@@ -258,7 +260,7 @@ func (s *sandbox) outputs(ctx context.Context) ([]cache.Tree, error) {
 		if t.output == none {
 			continue
 		}
-		tr, err := t.commit(ctx, s.w, s.lease)
+		tr, err := t.commit(ctx, s)
 		if err != nil {
 			return nil, err
 		}

@@ -90,9 +90,13 @@ func (t *treeMount) mount(ctx context.Context, w *Worker, lease *tree.Lease) (do
 
 // commit returns the output: the input and what was written over it, without the
 // stubs.
-func (t *treeMount) commit(ctx context.Context, w *Worker, lease *tree.Lease) (cache.Tree, error) {
+func (t *treeMount) commit(ctx context.Context, s *sandbox) (cache.Tree, error) {
 	if t.fork == nil {
 		return t.input, nil
+	}
+	w := s.w
+	if s.owner.uid != 0 || s.owner.gid != 0 {
+		t.fork.OwnNew(s.owner.uid, s.owner.gid)
 	}
 	out, err := t.fork.Commit(ctx)
 	if err != nil {
@@ -104,7 +108,7 @@ func (t *treeMount) commit(ctx context.Context, w *Worker, lease *tree.Lease) (c
 	}
 	// It lies over the stubs and is not the result: without a lease that lets go of
 	// it again it would be spared for minutes.
-	if err := lease.Add(out); err != nil {
+	if err := s.lease.Add(out); err != nil {
 		return "", err
 	}
 	layers, err := w.Trees.Layers(out)
