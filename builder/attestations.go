@@ -8,7 +8,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/buildd/buildd/builder/attest"
 	"github.com/buildd/buildd/builder/export"
@@ -46,14 +45,16 @@ func (b *Builder) newAttestations(req *control.SolveRequest) (*attestations, err
 	if err != nil {
 		return nil, err
 	}
-	return &attestations{
+	a := &attestations{
 		asked: asked,
 		call:  b.producers.NewCall(attest.Request{Frontend: req.Frontend, Args: req.FrontendAttrs, Inputs: req.FrontendInputs}),
 		build: &attest.Build{
-			ID: strings.ToLower(rand.Text()), Started: time.Now(), Env: b.ProvenanceEnv, DockerfileVersion: b.DockerfileVersion,
+			ID: strings.ToLower(rand.Text()), Env: b.ProvenanceEnv, DockerfileVersion: b.DockerfileVersion,
 			CompatibilityVersion: int(req.CompatibilityVersion),
 		},
-	}, nil
+	}
+	a.build.Begin()
+	return a, nil
 }
 
 // attest adds to in what the result attests to, and what the client asked for

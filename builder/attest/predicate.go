@@ -18,8 +18,7 @@ import (
 // Build is what provenance tells of a build as a whole.
 type Build struct {
 	// ID is the build's own, never used again.
-	ID      string
-	Started time.Time
+	ID string
 	// Env are the fields that the daemon's owner adds, as ReadEnv has them.
 	Env map[string]any
 	// DockerfileVersion is that of the daemon's own frontend.
@@ -29,13 +28,18 @@ type Build struct {
 	// Layers may be nil.
 	Layers Layers
 
+	begun *sample
 	once  sync.Once
-	ended time.Time // after once
+	ended *sample // after once
 }
 
-// finished is when the provenance was first asked for: all steps are done then.
-func (b *Build) finished() time.Time {
-	b.once.Do(func() { b.ended = time.Now().UTC() })
+// Begin says that the build begins now.
+func (b *Build) Begin() { b.begun = takeSample() }
+
+// finish takes the time when a provenance is first asked for: all steps are done
+// then.
+func (b *Build) finish() *sample {
+	b.once.Do(func() { b.ended = takeSample() })
 	return b.ended
 }
 
@@ -63,6 +67,7 @@ type metadata struct {
 	VCS    map[string]string                  `json:"vcs,omitempty"`
 	Source *origin                            `json:"source,omitempty"`
 	Layers map[string][][]ocispecs.Descriptor `json:"layers,omitempty"`
+	Usage  []*sample                          `json:"sysUsage,omitempty"`
 }
 
 // Predicate writes the provenance of c, as JSON.
@@ -88,11 +93,15 @@ func (b *Build) Predicate(ctx context.Context, c *Capture, o Provenance) ([]byte
 }
 
 func (b *Build) facts(ctx context.Context, c *Capture, o Provenance) (*facts, error) {
+	end := b.finish()
 	f := &facts{
-		Provenance: o, platform: c.platform, env: b.Env, id: b.ID, started: b.Started.UTC(), finished: b.finished(),
+		Provenance: o, platform: c.platform, env: b.Env, id: b.ID, started: b.begun.Timestamp, finished: end.Timestamp,
 		wholeRequest: c.request.Frontend != "", wholeMaterials: len(c.locals) == 0,
 	}
 	f.hermetic = f.wholeMaterials && !c.network
+	if o.Usage {
+		f.metadata.Usage = []*sample{b.begun, end}
+	}
 	var err error
 	if f.materials, err = c.materials(); err != nil {
 		return nil, err

@@ -2,6 +2,7 @@ package attest
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/moby/buildkit/solver/pb"
 	"github.com/opencontainers/go-digest"
@@ -39,6 +40,30 @@ type file struct {
 // ofTheSession are attributes of sources that differ from build to build.
 var ofTheSession = []string{pb.AttrLocalSessionID, pb.AttrLocalUniqueID}
 
+// publish takes out of an op what is of the session, and the credentials in
+// URLs.
+func publish(op *pb.Op) {
+	if p := op.GetExec().GetMeta().GetProxyEnv(); p != nil {
+		for _, v := range []*string{&p.HttpProxy, &p.HttpsProxy, &p.FtpProxy, &p.AllProxy} {
+			*v = redact(*v)
+		}
+	}
+	s := op.GetSource()
+	if s == nil {
+		return
+	}
+	for _, a := range ofTheSession {
+		delete(s.Attrs, a)
+	}
+	switch scheme, _, _ := strings.Cut(s.Identifier, "://"); scheme {
+	case "git", "http", "https":
+		s.Identifier = redact(s.Identifier)
+		if full, ok := s.Attrs[pb.AttrFullRemoteURL]; ok {
+			s.Attrs[pb.AttrFullRemoteURL] = redact(full)
+		}
+	}
+}
+
 // newConfig lists the ops of a definition, each after its inputs; nil for an
 // empty definition.
 func newConfig(def *pb.Definition) (*config, error) {
@@ -52,9 +77,7 @@ func newConfig(def *pb.Definition) (*config, error) {
 		if err := op.UnmarshalVT(raw); err != nil {
 			return nil, fmt.Errorf("read op %d of the definition: %w", i, err)
 		}
-		for _, a := range ofTheSession {
-			delete(op.GetSource().GetAttrs(), a)
-		}
+		publish(op)
 		last = digest.FromBytes(raw)
 		ops[last] = op
 	}
@@ -96,8 +119,8 @@ func (c *config) origin(src *pb.Source) (*origin, error) {
 	}
 	o := &origin{Locations: map[string]*pb.Locations{}}
 	for _, info := range src.Infos {
-		f := file{Filename: info.Filename, Language: info.Language, Data: info.Data}
-		read, err := newConfig(info.Definition)
+		f := file{Filename: info.GetFilename(), Language: info.GetLanguage(), Data: info.GetData()}
+		read, err := newConfig(info.GetDefinition())
 		if err != nil {
 			return nil, err
 		}
