@@ -68,7 +68,9 @@ func (r *Runner) source(ctx context.Context, w solver.Waiters, c session.Client,
 	if !ok {
 		return nil, fmt.Errorf("source %s was not pinned", o.Def.GetSource().Identifier)
 	}
-	t, err := r.Sources.Fetch(ctx, c, p.Source(), w.Status)
+	pin := p.Source()
+	pin.Request.Log = w.Log
+	t, err := r.Sources.Fetch(ctx, c, pin, w.Status)
 	if err != nil {
 		return nil, err
 	}

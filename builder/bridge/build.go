@@ -60,6 +60,8 @@ type Build struct {
 	Lend    session.Client
 	// Allow refuses ops that want what the build may not have.
 	Allow func(*pb.Op) error
+	// Import makes the build read caches; nil ignores them.
+	Import func([]gwclient.CacheOptionsEntry) error
 	// Policy says what may be fetched; nil is everything.
 	Policy *policy.Engine
 	// Call records what the client's own frontend does.
@@ -103,6 +105,7 @@ func (b *Build) check(op *pb.Op) error {
 func (b *Build) Pin(ctx context.Context, v *solver.Vertex, s *pb.SourceOp, p *pb.Platform) (llb.Pin, error) {
 	r := b.request(s, p)
 	r.Progress = func(st solver.Status) { b.Log.Status(v, st) }
+	r.Log = func(stream int, data []byte) { b.Log.Log(v, stream, data) }
 	b.Log.Vertex(v, solver.State{Started: time.Now()})
 	pin, err := b.Sources.Pin(ctx, b.Lend, r)
 	if err != nil {

@@ -14,6 +14,7 @@ import (
 	"github.com/buildd/buildd/builder/control"
 	"github.com/buildd/buildd/builder/export"
 	"github.com/buildd/buildd/builder/history"
+	"github.com/buildd/buildd/builder/imageapi"
 	"github.com/buildd/buildd/builder/trace"
 	"github.com/buildd/buildd/cache/action"
 	"github.com/buildd/buildd/cache/blob"
@@ -29,11 +30,13 @@ import (
 	"github.com/buildd/buildd/worker/registry"
 	"github.com/buildd/buildd/worker/session"
 	"github.com/buildd/buildd/worker/source"
+	blobsource "github.com/buildd/buildd/worker/source/blob"
 	"github.com/buildd/buildd/worker/source/git"
 	"github.com/buildd/buildd/worker/source/http"
 	imagesource "github.com/buildd/buildd/worker/source/image"
 	"github.com/buildd/buildd/worker/source/local"
 	"github.com/buildd/buildd/worker/source/ocilayout"
+	"github.com/buildd/buildd/worker/source/onefile"
 	"github.com/containerd/containerd/v2/core/remotes"
 	gwclient "github.com/moby/buildkit/frontend/gateway/client"
 	"github.com/moby/buildkit/solver/pb"
@@ -42,6 +45,7 @@ import (
 // daemon is all that serves builds, in the order of its making.
 type daemon struct {
 	control   *control.Server
+	images    *imageapi.Server
 	blobs     *blob.Store
 	forwarder *gateway.Forwarder
 	traces    *trace.Recorder
@@ -55,6 +59,7 @@ type daemon struct {
 func (d *daemon) register(s *server) {
 	d.control.Register(s)
 	d.forwarder.Register(s)
+	d.images.Register(s)
 	d.traces.Register(s)
 	registerContent(s, d.blobs)
 }
@@ -171,6 +176,7 @@ func wire(ctx context.Context, log *slog.Logger, c config.Config, remote config.
 		}}),
 	})
 	d.background = append(d.background, collector.Run)
+	d.images = imageapi.New(imageapi.Config{Images: s.images, Blobs: s.blobs, Removed: collector.Kick})
 	d.control = control.New(control.Config{
 		Builder: b, Sessions: sessions, Usage: usage{collector}, History: s.history, Workers: steps.list, Version: buildkitVersion(),
 	})
@@ -194,11 +200,12 @@ func newSources(c config.Config, s stores, hosts *registry.Hosts, rootless rootl
 	if err != nil {
 		return out, err
 	}
-	if out.git, err = git.New(git.Config{Trees: s.trees, Dir: filepath.Join(dir, "git")}); err != nil {
+	blobs := blobsource.New(onefile.Maker{Trees: s.trees, IgnoreOwner: rootless.singleID}, hosts)
+	if out.git, err = git.New(git.Config{Trees: s.trees, Dir: filepath.Join(dir, "git"), Bundles: blobs}); err != nil {
 		return out, err
 	}
 	out.all = source.NewSet(
-		out.local, urls, out.git,
+		out.local, urls, out.git, blobs,
 		imagesource.New(imagesource.Config{Trees: s.trees, Blobs: s.blobs, Names: s.images, Hosts: hosts}),
 		ocilayout.New(s.trees, s.blobs, nil),
 	)

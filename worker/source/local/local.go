@@ -142,6 +142,7 @@ func (s *Source) receive(ctx context.Context, caller bksession.Caller, r request
 	defer t.discard()
 	meter := newMeter("transferring "+r.name+":", progress)
 	err = t.run(ctx, caller, meter)
+	meter.add(t.reused())
 	meter.done()
 	if err != nil {
 		return result{}, err

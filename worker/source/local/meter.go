@@ -50,3 +50,16 @@ func (m *meter) done() {
 	m.mu.Unlock()
 	m.report(s)
 }
+
+// reused is the bytes of the files that did not have to be sent. They count as
+// transferred: who watches wants to know how large the context is, as with a
+// builder that sends everything.
+func (t *transfer) reused() int {
+	n := 0
+	for _, it := range t.list {
+		if it.from != "" {
+			n += int(it.entry.Size)
+		}
+	}
+	return n
+}
