@@ -2,6 +2,8 @@ package zygote
 
 import (
 	"runtime"
+	"runtime/debug"
+	"sync"
 	"syscall"
 	"unsafe"
 
@@ -46,6 +48,8 @@ func (p *program) fork(flags uint64, cgroup int, share bool) (pid, pidfd int, er
 		all[i] = ^uintptr(0)
 	}
 	var old sigset
+	collection.RLock()
+	defer collection.RUnlock()
 	// The runtime's signals must not reach the child, where their handlers have
 	// no runtime to run in.
 	sigprocmask(&all, &old)
@@ -56,6 +60,27 @@ func (p *program) fork(flags uint64, cgroup int, share bool) (pid, pidfd int, er
 		return 0, -1, errno
 	}
 	return int(n), int(p.pidfd), nil
+}
+
+// collection keeps garbage collections and forks apart. A collector cannot look at
+// the stack of a thread that forks, and would spin on all processors until it can.
+var collection sync.RWMutex
+
+// collectEvery is after how many processes garbage is collected: some megabytes.
+const collectEvery = 64
+
+// collectRarely stops the collector from running when it likes. It still does if
+// the heap grows out of all proportion.
+func collectRarely() {
+	debug.SetGCPercent(-1)
+	debug.SetMemoryLimit(256 << 20)
+}
+
+// collect collects garbage while no fork is under way.
+func collect() {
+	collection.Lock()
+	defer collection.Unlock()
+	runtime.GC()
 }
 
 func sigprocmask(set, old *sigset) {

@@ -7,7 +7,6 @@ import (
 	"net"
 	"os"
 	"runtime"
-	"runtime/debug"
 	"sync"
 	"unsafe"
 
@@ -63,9 +62,8 @@ func serve() error {
 		return fmt.Errorf("become undumpable: %w", err)
 	}
 	unix.Umask(0)
-	// A small heap makes for a cheap fork; and a thread that forks sharing memory
-	// keeps its place while it waits.
-	debug.SetGCPercent(50)
+	collectRarely()
+	// A thread that forks sharing memory keeps its place while it waits.
 	runtime.GOMAXPROCS(2*runtime.NumCPU() + 2)
 	if err := noticeSignals(); err != nil {
 		return err
@@ -83,7 +81,10 @@ func serve() error {
 		return err
 	}
 	s := &server{base: b, running: make(map[string]*member)}
-	for {
+	for n := 1; ; n++ {
+		if n%collectEvery == 0 {
+			collect()
+		}
 		var hello struct{}
 		fds, err := readMessage(control, &hello)
 		if errors.Is(err, io.EOF) {
