@@ -147,7 +147,7 @@ func (c *Container) Start(ctx context.Context, r ProcessRequest) (*ContainerProc
 	c.procs.Go(func() {
 		defer close(p.done)
 		if err := exitError(c.ctx, run(), nil); err != nil {
-			p.err = platformError(c.req.Platform, err)
+			p.err = platformError(c.req.Platform, err, "")
 		}
 	})
 	select {

@@ -110,7 +110,7 @@ func (w *Worker) run(ctx context.Context, id string, spec *specs.Spec, meta *pb.
 	}
 	stdout.flush()
 	stderr.flush()
-	return fmt.Errorf("process %q did not complete successfully: %w", strings.Join(meta.Args, " "), platformError(p, err))
+	return fmt.Errorf("process %q did not complete successfully: %w", strings.Join(meta.Args, " "), platformError(p, err, stderr.beginning()))
 }
 
 // exitError returns nil if the process ended as it should. valid are the exit

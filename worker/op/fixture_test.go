@@ -83,16 +83,33 @@ func newWorker(t testing.TB) *Worker {
 		if err != nil {
 			t.Error(err)
 		}
-		for _, pattern := range []string{"/sys/fs/cgroup" + cgroupParent + "/*/", "/sys/fs/cgroup/*" + cgroupParent + "/*/"} {
-			if left, _ := filepath.Glob(pattern); len(left) > 0 {
-				t.Errorf("control groups left behind: %v", left)
-			}
+		for _, dir := range cgroups(t, "/*") {
+			t.Errorf("control group left behind: %v", dir)
 		}
 		if entries, err := os.ReadDir(filepath.Join(dir, "trees", "drafts")); err == nil && len(entries) > 0 {
 			t.Errorf("unfinished layers left behind: %v", entries)
 		}
 	})
 	return w
+}
+
+// cgroups lists the control groups of these tests that match, whichever version
+// the machine has.
+func cgroups(t testing.TB, below string) []string {
+	t.Helper()
+	var out []string
+	for _, pattern := range []string{"/sys/fs/cgroup" + cgroupParent + below, "/sys/fs/cgroup/*" + cgroupParent + below} {
+		paths, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range paths {
+			if fi, err := os.Stat(p); err == nil && fi.IsDir() {
+				out = append(out, p)
+			}
+		}
+	}
+	return out
 }
 
 // loopback is a network with nothing but a loopback device.

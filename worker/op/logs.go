@@ -14,6 +14,9 @@ type LogLimits struct {
 	Speed int // bytes per second, averaged since the step began
 }
 
+// headSize is what is kept of the beginning of a stream.
+const headSize = 512
+
 // tailSize is what is kept of a clipped stream to be shown if the step fails.
 const tailSize = 256 << 10
 
@@ -39,6 +42,7 @@ type logStream struct {
 
 	mu       sync.Mutex // guards all below
 	size     int
+	head     []byte // the first that came
 	clipping bool
 	tail     []byte // a ring of tailSize once full
 	at       int    // where the ring is written next
@@ -49,6 +53,9 @@ func (s *logStream) Write(p []byte) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	n := len(p)
+	if room := headSize - len(s.head); room > 0 {
+		s.head = append(s.head, p[:min(room, n)]...)
+	}
 	take, limit := s.allowedLocked(n)
 	s.size += n
 	if s.tail != nil || take < n {
@@ -113,6 +120,13 @@ func (s *logStream) keepLocked(p []byte) {
 		s.at = (s.at + n) % tailSize
 		p = p[n:]
 	}
+}
+
+// beginning returns the first that was written.
+func (s *logStream) beginning() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return string(s.head)
 }
 
 // flush passes on what was kept of a clipped stream, for a step that failed.

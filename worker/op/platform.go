@@ -65,8 +65,9 @@ func registered(arch, dir string) bool {
 }
 
 // platformError explains why a program of a foreign platform did not start.
-func platformError(p *pb.Platform, err error) error {
-	if runsHere(p) || !formatError(err) {
+// stderr is what the step wrote: runc and shells report the failure there.
+func platformError(p *pb.Platform, err error, stderr string) error {
+	if err == nil || runsHere(p) || !formatError(err.Error()) && !errors.Is(err, syscall.ENOEXEC) && !formatError(stderr) {
 		return err
 	}
 	return fmt.Errorf("platform %s cannot run on this %s/%s machine: no emulator is registered for %s; register one with "+
@@ -74,8 +75,5 @@ func platformError(p *pb.Platform, err error) error {
 		platformName(p), runtime.GOOS, runtime.GOARCH, p.Architecture, p.Architecture, err)
 }
 
-// formatError recognises ENOEXEC also in the words of a runtime that is another
-// program.
-func formatError(err error) bool {
-	return errors.Is(err, syscall.ENOEXEC) || err != nil && strings.Contains(strings.ToLower(err.Error()), "exec format error")
-}
+// formatError recognises ENOEXEC in words.
+func formatError(s string) bool { return strings.Contains(strings.ToLower(s), "exec format error") }

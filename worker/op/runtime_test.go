@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 
 	"github.com/buildd/buildd/worker/runtime"
@@ -27,18 +28,20 @@ func TestMain(m *testing.M) {
 			fmt.Fprintln(os.Stderr, "native runtime:", err)
 			return 1
 		}
-		defer func() {
-			r.Close()
-			for _, pattern := range []string{"/sys/fs/cgroup" + cgroupParent, "/sys/fs/cgroup/*" + cgroupParent} {
-				dirs, _ := filepath.Glob(pattern)
-				for _, d := range dirs {
-					os.Remove(d) // unless another run of these tests uses it
-				}
-			}
-		}()
+		defer r.Close()
+		if err := native.Cleanup(cgroupParent); err != nil { // of a run that was killed
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
 		nativeRuntime = r
 		return m.Run()
 	}()
+	for _, pattern := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/*"} {
+		dirs, _ := filepath.Glob(pattern + cgroupParent)
+		for _, d := range dirs {
+			syscall.Rmdir(d) // fails while another run of these tests uses it
+		}
+	}
 	os.Exit(code)
 }
 
