@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -97,7 +98,7 @@ func cgroupParent(c config.Config) string {
 	if p := c.Workers.OCI.DefaultCgroupParent; p != "" {
 		return p
 	}
-	return "/buildd/" + digest.FromString(c.Root).Encoded()[:12]
+	return "/buildd-" + digest.FromString(c.Root).Encoded()[:12]
 }
 
 func (d *daemon) newRuntime(c config.Config, r rootless) (runtime.Runtime, error) {
@@ -111,7 +112,7 @@ func (d *daemon) newRuntime(c config.Config, r rootless) (runtime.Runtime, error
 	if err != nil {
 		return nil, err
 	}
-	d.onClose(rt.Close)
+	d.onClose(func() error { return errors.Join(rt.Close(), native.Cleanup(cgroupParent(c))) })
 	return rt, nil
 }
 
