@@ -244,6 +244,9 @@ func (b *Build) run(ctx context.Context, v *Vertex, k key, in []cache.Tree) ([]c
 }
 
 func (b *Build) tellDone(w *waiter, cached bool, err error) {
+	if errors.Is(err, flight.ErrAbandoned) {
+		err = context.Canceled // in the words that clients know a cancelled step by
+	}
 	s := State{Completed: time.Now(), Cached: cached, Err: err}
 	s.Started = s.Completed
 	if t := w.started.Load(); t != nil {
