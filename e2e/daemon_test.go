@@ -20,6 +20,7 @@ type daemon struct {
 	t    testing.TB
 	Root string // state directory
 	Addr string
+	as   *account // who runs daemon and clients; nil is root
 	args []string
 	cmd  *exec.Cmd
 	log  *syncBuffer
@@ -30,36 +31,66 @@ type daemon struct {
 // which fails if anything is left behind.
 func startDaemon(t testing.TB, args ...string) *daemon {
 	t.Helper()
-	d := &daemon{t: t, Root: filepath.Join(t.TempDir(), "state"), args: args, log: &syncBuffer{}}
+	return startDaemonAs(t, nil, args...)
+}
+
+func startDaemonAs(t testing.TB, a *account, args ...string) *daemon {
+	t.Helper()
+	d := &daemon{t: t, Root: filepath.Join(t.TempDir(), "state"), as: a, args: args, log: &syncBuffer{}}
+	if a != nil {
+		d.Root = filepath.Join(a.home, "state")
+	}
 	sock, err := os.MkdirTemp("", "bd") // a socket's path must be short
 	if err != nil {
 		t.Fatal(err)
 	}
 	d.Addr = "unix://" + filepath.Join(sock, "s")
+	if a != nil {
+		a.owns(t, sock)
+	}
 	d.start()
 	t.Cleanup(func() {
 		d.stop()
 		os.RemoveAll(sock)
 		d.checkClean()
 		if t.Failed() {
-			t.Logf("daemon's log:\n%s", d.log)
+			t.Logf("daemon's log:\n%s", d.logged())
 		}
 	})
 	return d
 }
 
+// with returns the same daemon for the use in a subtest.
+func (d *daemon) with(t testing.TB) *daemon {
+	c := *d
+	c.t = t
+	return &c
+}
+
+// logged is the daemon's log without the calls that went well.
+func (d *daemon) logged() string {
+	var out strings.Builder
+	for l := range strings.Lines(d.log.String()) {
+		if !strings.Contains(l, "finished call") || !strings.Contains(l, "grpc.code=OK") {
+			out.WriteString(l)
+		}
+	}
+	return out.String()
+}
+
 func (d *daemon) start() {
 	d.t.Helper()
 	d.cmd = exec.Command(filepath.Join(bin, "buildd"), append([]string{"--root", d.Root, "--addr", d.Addr, "--debug", "--config", os.DevNull}, d.args...)...)
+	d.as.run(d.cmd)
 	d.cmd.Stdout, d.cmd.Stderr = d.log, d.log
 	if err := d.cmd.Start(); err != nil {
 		d.t.Fatal(err)
 	}
 	d.done = make(chan error, 1)
 	go func(c *exec.Cmd, done chan error) { done <- c.Wait() }(d.cmd, d.done)
-	path := strings.TrimPrefix(d.Addr, "unix://")
+	network, path, _ := strings.Cut(d.Addr, "://")
 	for end := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-		if c, err := net.Dial("unix", path); err == nil {
+		if c, err := net.Dial(network, path); err == nil {
 			c.Close()
 			return
 		}
@@ -131,6 +162,7 @@ func (d *daemon) try(ctx context.Context, args ...string) run {
 func (d *daemon) input(ctx context.Context, stdin string, args ...string) run {
 	cmd := exec.CommandContext(ctx, filepath.Join(bin, "buildctl"), append([]string{"--addr", d.Addr}, args...)...)
 	cmd.Env = append(os.Environ(), "HOME="+d.Root, "BUILDKIT_HOST=")
+	d.as.run(cmd)
 	cmd.Stdin = strings.NewReader(stdin)
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
@@ -152,7 +184,7 @@ func (d *daemon) ctl(args ...string) run {
 	d.t.Helper()
 	r := d.try(d.t.Context(), args...)
 	if r.Exit != 0 {
-		d.t.Fatalf("buildctl %s: exit %d\n%s%s\ndaemon's log:\n%s", strings.Join(args, " "), r.Exit, r.Out, r.Err, d.log)
+		d.t.Fatalf("buildctl %s: exit %d\n%s%s", strings.Join(args, " "), r.Exit, r.Out, r.Err)
 	}
 	return r
 }
@@ -176,6 +208,9 @@ func (d *daemon) fails(want []string, args ...string) run {
 func buildContext(t testing.TB, files map[string]string) string {
 	t.Helper()
 	dir := t.TempDir()
+	if err := os.Chmod(filepath.Dir(dir), 0o755); err != nil { // other users build it too
+		t.Fatal(err)
+	}
 	for name, text := range files {
 		p := filepath.Join(dir, name)
 		if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {
