@@ -28,8 +28,8 @@ func (o *SpecOptions) secure(s *specs.Spec) error {
 		return o.insecure(s)
 	}
 	caps := DefaultCapabilities()
-	// A user other than root has the bounding set only: what it executes with
-	// file capabilities can rise to it.
+	// The kernel takes them from a user other than root when it executes, but for
+	// the bounding set.
 	s.Process.Capabilities = &specs.LinuxCapabilities{Bounding: caps, Effective: caps, Permitted: caps}
 	s.Linux.MaskedPaths = maskedPaths()
 	s.Linux.ReadonlyPaths = readonlyPaths()
