@@ -8,6 +8,7 @@ import (
 	"github.com/buildd/buildd/builder/attest"
 	"github.com/buildd/buildd/builder/bridge"
 	"github.com/buildd/buildd/builder/export"
+	"github.com/buildd/buildd/builder/remotecache"
 	"github.com/buildd/buildd/cache/tree"
 	"github.com/buildd/buildd/frontend/gateway"
 	"github.com/buildd/buildd/solver"
@@ -44,6 +45,7 @@ type Config struct {
 	Bridge    *bridge.Config
 	Sessions  *session.Manager
 	Exporters *export.Set
+	Caches    *remotecache.Set
 	Trees     *tree.Store
 	Memory    Memory
 	History   Recorder
@@ -107,6 +109,9 @@ func (j *job) run(ctx context.Context) Outcome {
 		return Outcome{Err: j.build.Locate(err)}
 	}
 	in, err := j.input(ctx, res)
+	if err == nil {
+		err = j.caches.remember(ctx, res)
+	}
 	if err != nil {
 		return Outcome{Err: j.build.Locate(err)}
 	}
@@ -127,6 +132,7 @@ func (j *job) solve(ctx context.Context) (*gwclient.Result, error) {
 	}
 	return j.build.Client(j.req.FrontendAttrs, j.req.FrontendInputs).Solve(ctx, gwclient.SolveRequest{
 		Definition: j.req.Definition, Frontend: j.req.Frontend, FrontendOpt: j.req.FrontendAttrs, FrontendInputs: j.req.FrontendInputs,
+		CacheImports: importEntries(j.req),
 	})
 }
 

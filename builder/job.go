@@ -37,6 +37,7 @@ type job struct {
 	exporters []export.Exporter
 	gateway   *gateway.Session // nil unless the frontend runs in the client
 	attests   *attestations
+	caches    caches
 }
 
 // newJob checks a request and registers it.
@@ -54,6 +55,9 @@ func (b *Builder) newJob(req *control.SolveRequest) (*job, error) {
 		return nil, err
 	}
 	j := &job{b: b, req: req, log: &progress.Log{}}
+	if j.caches.exporters, err = b.cacheExporters(req.Cache.Exports); err != nil {
+		return nil, err
+	}
 	if j.attests, err = b.newAttestations(req); err != nil {
 		return nil, err
 	}
@@ -80,12 +84,14 @@ func (b *Builder) newJob(req *control.SolveRequest) (*job, error) {
 		}),
 	}
 	j.attests.build.Layers = j.layers
+	j.importCaches()
 	return j, nil
 }
 
 func (j *job) end() {
 	j.log.Close()
 	j.attests.call.Release()
+	j.caches.imports.Close()
 	j.lease.Release()
 	j.b.jobs.finish(j.req.Ref)
 	if j.b.Collect != nil {

@@ -68,20 +68,17 @@ func treeOf(ctx context.Context, r gwclient.Reference) (cache.Tree, error) {
 // left for the end.
 func (j *job) export(ctx context.Context, in export.Input) Outcome {
 	results := make([]*export.Result, len(j.exporters))
+	in.InlineCache = j.inlineCache(in)
 	err := j.each(ctx, func(ctx context.Context, i int, x export.Exporter) error {
 		r, err := j.exportOne(ctx, i, x, in)
 		results[i] = r
 		return err
 	})
+	out := Outcome{Response: map[string]string{}, Results: results}
 	if err == nil {
-		err = j.each(ctx, func(ctx context.Context, i int, _ export.Exporter) error {
-			if results[i].Finalize == nil {
-				return nil
-			}
-			return results[i].Finalize(ctx)
-		})
+		out.Response, err = j.finish(ctx, results)
 	}
-	out := Outcome{Response: map[string]string{}, Results: results, Err: err}
+	out.Err = err
 	for _, r := range results {
 		if r != nil {
 			maps.Copy(out.Response, r.Response)
@@ -93,6 +90,24 @@ func (j *job) export(ctx context.Context, in export.Input) Outcome {
 		}
 	}
 	return out
+}
+
+// finish does what exporters left for the end and exports the cache meanwhile.
+func (j *job) finish(ctx context.Context, results []*export.Result) (response map[string]string, err error) {
+	eg, ctx := errgroup.WithContext(ctx)
+	eg.Go(func() error {
+		return j.each(ctx, func(ctx context.Context, i int, _ export.Exporter) error {
+			if results[i].Finalize == nil {
+				return nil
+			}
+			return results[i].Finalize(ctx)
+		})
+	})
+	eg.Go(func() (err error) {
+		response, err = j.exportCaches(ctx)
+		return err
+	})
+	return response, eg.Wait()
 }
 
 func (j *job) each(ctx context.Context, f func(context.Context, int, export.Exporter) error) error {

@@ -76,6 +76,11 @@ func (c *Client) solve(ctx context.Context, req gwclient.SolveRequest) (*gwclien
 	if err != nil {
 		return nil, nil, err
 	}
+	if c.b.Import != nil {
+		if err := c.b.Import(req.CacheImports); err != nil {
+			return nil, nil, err
+		}
+	}
 	ref, err := c.b.NewRef(ctx, req.Definition, p)
 	if err != nil {
 		return nil, nil, err

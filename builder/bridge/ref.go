@@ -33,6 +33,9 @@ func (b *Build) NewRef(ctx context.Context, def *pb.Definition, p *policy.Engine
 	return &Ref{b: b, def: def, edge: *e}, nil
 }
 
+// Edge returns what the reference is in the build's graph.
+func (r *Ref) Edge() solver.Edge { return r.edge }
+
 // Definition returns what the reference is the result of.
 func (r *Ref) Definition() *pb.Definition { return r.def }
 

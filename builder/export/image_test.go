@@ -304,7 +304,7 @@ func TestInlineCacheAndConfigFromAttributes(t *testing.T) {
 	mf := read[ocispecs.Manifest](t, m.blobs, *res.Descriptor)
 	config := read[struct {
 		OS    string `json:"os"`
-		Cache []byte `json:"moby.buildkit.cache.v0"`
+		Cache []byte `json:"buildd.cache.v1"`
 	}](t, m.blobs, mf.Config)
 	if config.OS != "plan9" || string(config.Cache) != "linux/amd64 2" {
 		t.Errorf("got %+v", config)

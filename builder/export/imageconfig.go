@@ -6,12 +6,13 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/buildd/buildd/cache/remote"
 	"github.com/containerd/platforms"
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // inlineCacheKey is where image configs carry an inline cache.
-const inlineCacheKey = "moby.buildkit.cache.v0"
+const inlineCacheKey = remote.Field
 
 // defaultPath is PATH of an image whose frontend made no config.
 const defaultPath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

@@ -51,8 +51,8 @@ func (e *imageStore) pushTo(ctx context.Context, img *madeImage, ref reference.N
 		return err
 	}
 	push := func(ctx context.Context, d ocispecs.Descriptor) error {
-		d.Annotations = mountSources(d, ref, img.from(d.Digest))
-		err := registry.Retry(ctx, func(ctx context.Context) error { return pushBlob(ctx, pusher, img.blobs, d) })
+		d.Annotations = MountSources(d, ref, img.from(d.Digest))
+		err := registry.Retry(ctx, func(ctx context.Context) error { return PushBlob(ctx, pusher, img.blobs, d) })
 		if err != nil {
 			return fmt.Errorf("%s %s: %w", kindOf(d.MediaType), d.Digest, err)
 		}
@@ -71,9 +71,9 @@ func (e *imageStore) pushTo(ctx context.Context, img *madeImage, ref reference.N
 	})
 }
 
-// pushBlob uploads d unless the registry has it. Layers that must not be
+// PushBlob uploads d unless the registry has it. Layers that must not be
 // distributed stay where they are.
-func pushBlob(ctx context.Context, to remotes.Pusher, from content.Provider, d ocispecs.Descriptor) (err error) {
+func PushBlob(ctx context.Context, to remotes.Pusher, from content.Provider, d ocispecs.Descriptor) (err error) {
 	if images.IsNonDistributable(d.MediaType) {
 		return nil
 	}
@@ -98,9 +98,9 @@ func pushBlob(ctx context.Context, to remotes.Pusher, from content.Provider, d o
 	return content.Copy(ctx, w, io.NewSectionReader(ra, 0, ra.Size()), d.Size, d.Digest)
 }
 
-// mountSources says which other repositories of the target's registry have d,
+// MountSources says which other repositories of the target's registry have d,
 // so that the registry can take it from there.
-func mountSources(d ocispecs.Descriptor, target reference.Named, sources []string) map[string]string {
+func MountSources(d ocispecs.Descriptor, target reference.Named, sources []string) map[string]string {
 	host := reference.Domain(target)
 	var repos []string
 	for _, s := range sources {

@@ -15,6 +15,7 @@ import (
 	"github.com/buildd/buildd/builder/export"
 	"github.com/buildd/buildd/builder/history"
 	"github.com/buildd/buildd/builder/imageapi"
+	"github.com/buildd/buildd/builder/remotecache"
 	"github.com/buildd/buildd/builder/trace"
 	"github.com/buildd/buildd/cache/action"
 	"github.com/buildd/buildd/cache/blob"
@@ -37,7 +38,6 @@ import (
 	"github.com/buildd/buildd/worker/source/local"
 	"github.com/buildd/buildd/worker/source/ocilayout"
 	"github.com/buildd/buildd/worker/source/onefile"
-	"github.com/containerd/containerd/v2/core/remotes"
 	gwclient "github.com/moby/buildkit/frontend/gateway/client"
 	"github.com/moby/buildkit/solver/pb"
 )
@@ -48,6 +48,7 @@ type daemon struct {
 	images    *imageapi.Server
 	blobs     *blob.Store
 	forwarder *gateway.Forwarder
+	caches    *remotecache.Set
 	traces    *trace.Recorder
 	// background runs for as long as the daemon serves.
 	background []func(context.Context) error
@@ -103,7 +104,7 @@ func (d *daemon) openStores(c config.Config, rootless rootless) (s stores, err e
 		return s, err
 	}
 	d.onClose(s.trees.Close)
-	if s.actions, err = action.Open(action.Config{Path: filepath.Join(c.Root, "actions.db"), Barrier: s.trees.Sync, Alive: s.trees.Has, Log: d.log}); err != nil {
+	if s.actions, err = action.Open(action.Config{Path: filepath.Join(c.Root, "actions.db"), Barrier: s.trees.Sync, Alive: d.alive(s.trees), Log: d.log}); err != nil {
 		return s, err
 	}
 	d.onClose(s.actions.Close)
@@ -152,7 +153,8 @@ func wire(ctx context.Context, log *slog.Logger, c config.Config, remote config.
 	if err != nil {
 		return nil, err
 	}
-	provider := func(client session.Client) tree.Provider { return source.Provider{Hosts: hosts, Client: client} }
+	d.newCaches(s, hosts)
+	provider := d.provider(hosts)
 	runner := worker.New(worker.Config{Trees: s.trees, Sources: src.all, Sessions: sessions, Steps: steps.run, Provider: provider})
 	collector, err := d.newCollector(c, s, src, steps)
 	if err != nil {
@@ -171,9 +173,8 @@ func wire(ctx context.Context, log *slog.Logger, c config.Config, remote config.
 		Sessions: sessions, Trees: s.trees, Memory: memory{s.actions}, History: s.history, Forwarder: d.forwarder,
 		Provider: provider, Entitlements: c.Entitlements, Devices: steps.devices, Collect: collector.Kick,
 		ProvenanceEnv: env, DockerfileVersion: dockerfile.Version,
-		Exporters: export.NewSet(export.Config{Trees: s.trees, Blobs: s.blobs, Images: s.images, Resolver: func(client session.Client, insecure bool) remotes.Resolver {
-			return hosts.Resolver(client, registry.ResolverOptions{Insecure: insecure})
-		}}),
+		Exporters: export.NewSet(export.Config{Trees: s.trees, Blobs: s.blobs, Images: s.images, Resolver: resolver(hosts)}),
+		Caches:    d.caches,
 	})
 	d.background = append(d.background, collector.Run)
 	d.images = imageapi.New(imageapi.Config{Images: s.images, Blobs: s.blobs, Removed: collector.Kick})

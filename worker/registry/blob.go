@@ -38,6 +38,15 @@ func (h *Hosts) Blob(ctx context.Context, c session.Client, desc ocispecs.Descri
 	return nil, fmt.Errorf("blob %s: %w", desc.Digest, errors.Join(errs...))
 }
 
+// OpenBlob opens desc as f has it, for reading as with Blob.
+func OpenBlob(ctx context.Context, f remotes.Fetcher, ref string, desc ocispecs.Descriptor) (content.ReaderAt, error) {
+	b := &blobReader{ctx: ctx, f: f, desc: desc, ref: ref}
+	if err := b.probe(); err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
 // FetchAll reads a small blob, such as a manifest, into memory.
 func FetchAll(ctx context.Context, f remotes.Fetcher, ref string, desc ocispecs.Descriptor, limit int64) ([]byte, error) {
 	if desc.Size > limit {
