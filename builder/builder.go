@@ -82,6 +82,7 @@ func New(c Config) *Builder {
 func (b *Builder) Solve(ctx context.Context, req *control.SolveRequest) (*control.SolveResponse, error) {
 	j, err := b.newJob(req)
 	if err != nil {
+		b.jobs.refuse(req.Ref)
 		return nil, err
 	}
 	defer j.end()
