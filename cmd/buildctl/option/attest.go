@@ -32,7 +32,7 @@ func Attestations(attest []string, provenance, sbom string) (map[string]string, 
 					return nil, fmt.Errorf("%q: disabled=%s: want true or false", s, f.value)
 				}
 			default:
-				rest = append(rest, quote(f.key+"="+f.value))
+				rest = append(rest, quote(f.raw)) // a scanner may tell PARAM from param
 			}
 		}
 		if kind != "provenance" && kind != "sbom" {

@@ -11,6 +11,7 @@ import (
 type field struct {
 	key, value string
 	set        bool // there is an equals sign
+	raw        string
 }
 
 func fields(s string) ([]field, error) {
@@ -21,6 +22,7 @@ func fields(s string) ([]field, error) {
 	out := make([]field, len(parts))
 	for i, p := range parts {
 		f := &out[i]
+		f.raw = p
 		f.key, f.value, f.set = strings.Cut(p, "=")
 		f.key = strings.ToLower(strings.TrimSpace(f.key))
 	}

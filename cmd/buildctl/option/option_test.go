@@ -155,6 +155,7 @@ func TestAttestations(t *testing.T) {
 		{attest: []string{"type=provenance,mode=min,version=v1"}, want: map[string]string{"attest:provenance": "mode=min,version=v1"}},
 		{attest: []string{"type=provenance,mode=min", "type=provenance,disabled=true"}, want: map[string]string{}},
 		{attest: []string{"type=provenance,mode=min"}, provenance: "mode=max", want: map[string]string{"attest:provenance": "mode=max"}},
+		{attest: []string{"type=sbom,generator=a,PARAM=x"}, want: map[string]string{"attest:sbom": "generator=a,PARAM=x"}},
 		{attest: []string{`type=sbom,"generator=a,b"`}, want: map[string]string{"attest:sbom": `"generator=a,b"`}},
 	} {
 		got, err := Attestations(c.attest, c.provenance, c.sbom)
