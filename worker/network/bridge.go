@@ -10,13 +10,13 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 )
 
 // BridgeConfig is what a [Bridge] is made of.
@@ -71,6 +71,7 @@ type Bridge struct {
 	config BridgeConfig
 	subnet *subnet
 	link   netlink.Link // the bridge
+	anchor netNS        // has the other end of the port that stays
 	mtu    int
 	pool   *pool[*bridged]
 
@@ -88,23 +89,29 @@ func NewBridge(c BridgeConfig) (*Bridge, error) {
 		return nil, err
 	}
 	b := &Bridge{config: c}
+	unlock, err := lock()
+	if err != nil {
+		return nil, fmt.Errorf("bridge network: %w", err)
+	}
+	defer unlock()
+	if err := removeOrphans(); err != nil {
+		c.Log.Warn("a bridge of a daemon that was killed is left behind", "error", err)
+	}
 	// Before a subnet is picked: what is left would count as used.
 	if err := b.cleanup(); err != nil {
 		return nil, fmt.Errorf("bridge network: remove what was left: %w", err)
 	}
 	prefix := c.Subnet
 	if !prefix.IsValid() {
-		var err error
 		if prefix, err = pickSubnet(); err != nil {
 			return nil, err
 		}
 	}
-	var err error
 	if b.subnet, err = newSubnet(prefix); err != nil {
 		return nil, err
 	}
 	if err := b.setup(); err != nil {
-		return nil, fmt.Errorf("bridge network: %w", errors.Join(err, b.cleanup()))
+		return nil, fmt.Errorf("bridge network: %w", errors.Join(err, b.cleanup(), b.anchor.close()))
 	}
 	b.pool = newPool(c.PoolSize, c.Log, b.make, b.destroy)
 	return b, nil
@@ -123,7 +130,7 @@ func (b *Bridge) setup() error {
 	// A fixed address of its own: else the bridge would take that of each new
 	// device, and containers would lose their gateway for a moment.
 	sum := sha256.Sum256([]byte(b.config.Name))
-	attrs.HardwareAddr = net.HardwareAddr{0x02, 0xbd, sum[0], sum[1], sum[2], sum[3]}
+	attrs.HardwareAddr = append(slices.Clone(ours), sum[:4]...)
 	if err := netlink.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil {
 		return fmt.Errorf("make bridge %s: %w", attrs.Name, err)
 	}
@@ -145,24 +152,38 @@ func (b *Bridge) setup() error {
 	return b.carry()
 }
 
-// carry gives the bridge a port that stays, one end of a pair. A bridge without
-// ports has no carrier, and drops what is sent for up to a second after it has
-// got one.
+// carry gives the bridge a port that stays, one end of a pair whose other end is
+// in a namespace that the daemon holds. A bridge without ports has no carrier, and
+// drops what is sent for up to a second after it has got one. And one without is
+// known to have lost its daemon.
 func (b *Bridge) carry() error {
+	var err error
+	if b.anchor, err = makeNetNS(); err != nil {
+		return err
+	}
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.MTU, attrs.MasterIndex = b.device(0), b.mtu, b.link.Attrs().Index
-	peer := attrs.Name + "p"
-	if err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: peer}); err != nil {
+	if err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "eth0", PeerNamespace: netlink.NsFd(b.anchor.fd())}); err != nil {
 		return fmt.Errorf("make device %s: %w", attrs.Name, err)
 	}
-	for _, name := range []string{attrs.Name, peer} {
-		link, err := netlink.LinkByName(name)
-		if err != nil {
-			return fmt.Errorf("find device %s: %w", name, err)
-		}
-		if err := netlink.LinkSetUp(link); err != nil {
-			return fmt.Errorf("start device %s: %w", name, err)
-		}
+	h, err := handleAt(b.anchor)
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	inner, err := h.LinkByName("eth0")
+	if err == nil {
+		err = h.LinkSetUp(inner)
+	}
+	if err != nil {
+		return fmt.Errorf("start device %s: %w", attrs.Name, err)
+	}
+	outer, err := netlink.LinkByName(attrs.Name)
+	if err == nil {
+		err = netlink.LinkSetUp(outer)
+	}
+	if err != nil {
+		return fmt.Errorf("start device %s: %w", attrs.Name, err)
 	}
 	return awaitUp(b.link)
 }
@@ -321,7 +342,7 @@ func (b *Bridge) New(ctx context.Context, _ string) (Namespace, error) {
 
 // Close implements Provider.
 func (b *Bridge) Close() error {
-	return errors.Join(b.pool.close(), b.cleanup())
+	return errors.Join(b.pool.close(), b.cleanup(), b.anchor.close())
 }
 
 // lease is a namespace as one container has it.
@@ -343,35 +364,4 @@ func (l *lease) Configure(s *specs.Spec) error {
 func (l *lease) Close() (err error) {
 	l.once.Do(func() { err = l.b.pool.release(l.bridged, !l.changed) })
 	return err
-}
-
-// cleanup removes the bridge, its devices and rules, of this daemon or of one of
-// the same name before it.
-func (b *Bridge) cleanup() error {
-	links, err := netlink.LinkList()
-	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
-		return fmt.Errorf("list devices: %w", err)
-	}
-	var errs []error
-	for _, l := range links {
-		name := l.Attrs().Name
-		if name != b.config.Device && !strings.HasPrefix(name, "bd"+hash(b.config.Name)+"-") {
-			continue
-		}
-		if name == b.config.Device && l.Type() != "bridge" {
-			errs = append(errs, fmt.Errorf("device %s is there already and no bridge", name))
-			continue
-		}
-		errs = append(errs, removeLink(l))
-	}
-	return errors.Join(append(errs, b.removeRules())...)
-}
-
-// removeLink removes a device, which may be about to go with its namespace.
-func removeLink(l netlink.Link) error {
-	err := netlink.LinkDel(l)
-	if err == nil || errors.Is(err, unix.ENODEV) || errors.As(err, new(netlink.LinkNotFoundError)) {
-		return nil
-	}
-	return fmt.Errorf("remove device %s: %w", l.Attrs().Name, err)
 }

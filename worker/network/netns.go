@@ -64,4 +64,9 @@ func (n netNS) fd() int { return int(n.file.Fd()) }
 // path is valid for all processes of the host until close.
 func (n netNS) path() string { return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), n.fd()) }
 
-func (n netNS) close() error { return n.file.Close() }
+func (n netNS) close() error {
+	if n.file == nil {
+		return nil
+	}
+	return n.file.Close()
+}

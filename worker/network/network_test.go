@@ -412,6 +412,42 @@ func TestBridgeAfterCrash(t *testing.T) {
 	_ = n.Close()
 }
 
+// TestBridgeOrphans: what a killed daemon of another name has left goes, too; what
+// a living one has stays.
+func TestBridgeOrphans(t *testing.T) {
+	alive := newBridge(t, BridgeConfig{PoolSize: -1})
+	name := fmt.Sprintf("test-%d-killed", os.Getpid())
+	killed, err := NewBridge(BridgeConfig{Name: name, PoolSize: 1})
+	must(t, err)
+	waitIdle(t, killed, 1)
+	// What the end of the process does.
+	must(t, killed.anchor.close())
+	killed.pool.mu.Lock()
+	must(t, killed.pool.idle[0].ns.close())
+	killed.pool.mu.Unlock()
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		if _, err := netlink.LinkByName(killed.device(0)); err != nil {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatal("the kernel does not remove the devices of a namespace that is gone")
+		}
+	}
+	other, err := NewBridge(BridgeConfig{Name: name + "-next", PoolSize: -1})
+	must(t, err)
+	must(t, other.Close())
+	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+		if _, err := netlink.LinkByName(killed.config.Device); err != nil {
+			break
+		}
+		must(t, removeOrphans()) // its other port may have been there still
+	}
+	nothingLeft(t, name)
+	if _, err := netlink.LinkByName(alive.config.Device); err != nil {
+		t.Errorf("the bridge of a living daemon: %v", err)
+	}
+}
+
 // TestBridgeBehindFirewall has a chain as Docker's that forwards nothing.
 func TestBridgeBehindFirewall(t *testing.T) {
 	requireRoot(t)

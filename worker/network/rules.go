@@ -34,8 +34,10 @@ func handleAt(n netNS) (*netlink.Handle, error) {
 // (Docker's, through iptables) gets two rules that let the bridge through.
 
 func (b *Bridge) table() *nftables.Table {
-	return &nftables.Table{Family: nftables.TableFamilyIPv4, Name: "buildd-" + hash(b.config.Name)}
+	return &nftables.Table{Family: nftables.TableFamilyIPv4, Name: tableName(hash(b.config.Name))}
 }
+
+func tableName(hash string) string { return "buildd-" + hash }
 
 func (b *Bridge) addRules() error {
 	c, err := nftables.New()
@@ -97,8 +99,8 @@ func forwardChain(c *nftables.Conn) (*nftables.Chain, error) {
 	return nil, nil
 }
 
-// removeRules takes all away that addRules added.
-func (b *Bridge) removeRules() error {
+// removeRules takes all away that addRules added for a table.
+func removeRules(table string) error {
 	c, err := nftables.New()
 	if err != nil {
 		return fmt.Errorf("open nftables: %w", err)
@@ -109,7 +111,7 @@ func (b *Bridge) removeRules() error {
 	}
 	found := false
 	for _, t := range tables {
-		if t.Name == b.table().Name {
+		if t.Name == table {
 			c.DelTable(t)
 			found = true
 		}
@@ -124,7 +126,7 @@ func (b *Bridge) removeRules() error {
 			return fmt.Errorf("list nftables rules: %w", err)
 		}
 		for _, r := range rules {
-			if string(r.UserData) != b.table().Name {
+			if string(r.UserData) != table {
 				continue
 			}
 			if err := c.DelRule(r); err != nil {

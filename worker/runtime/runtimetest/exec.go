@@ -133,7 +133,8 @@ func (s *suite) execTerminal(t *testing.T) {
 	id, end := s.background(t)
 	defer end()
 	var out buffer
-	p := process("sh", "-c", "test -t 1 && tty; ps; exit 6")
+	// The pause is for crun, which may end before it has passed on the last words.
+	p := process("sh", "-c", "test -t 1 && tty; ps; sleep 0.3; exit 6")
 	p.Terminal = true
 	err := s.rt.Exec(t.Context(), id, runtime.Process{Spec: p, Stdout: &out})
 	result{err: err}.code(t, 6)
