@@ -2,13 +2,16 @@ package builder
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/buildd/buildd/builder/attest"
 	"github.com/buildd/buildd/builder/bridge"
 	"github.com/buildd/buildd/builder/export"
 	"github.com/buildd/buildd/builder/remotecache"
+	"github.com/buildd/buildd/cache"
 	"github.com/buildd/buildd/cache/tree"
 	"github.com/buildd/buildd/frontend/gateway"
 	"github.com/buildd/buildd/solver"
@@ -109,6 +112,22 @@ func (j *job) run(ctx context.Context) Outcome {
 	if err != nil {
 		return Outcome{Err: j.build.Locate(err)}
 	}
+	for {
+		out := j.output(ctx, res)
+		if !errors.Is(out.Err, cache.ErrLost) || !j.repeatable() || !j.build.Solve.Forget(j.caches.roots...) {
+			return out
+		}
+	}
+}
+
+// repeatable tells whether exporters can be run again after one has failed: those
+// that send to the client send once.
+func (j *job) repeatable() bool {
+	return len(j.exporters) == 1 || !slices.ContainsFunc(j.exporters, func(x export.Exporter) bool { return x.Type() != export.TypeImage })
+}
+
+// output exports a frontend's result.
+func (j *job) output(ctx context.Context, res *gwclient.Result) Outcome {
 	in, err := j.input(ctx, res)
 	if err == nil {
 		err = j.caches.remember(ctx, res)

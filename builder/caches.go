@@ -2,6 +2,7 @@ package builder
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -99,7 +100,8 @@ func importEntries(req *control.SolveRequest) (out []gwclient.CacheOptionsEntry)
 
 // remember keeps what a result is made of, for the export of the cache.
 func (c *caches) remember(ctx context.Context, res *gwclient.Result) error {
-	if len(c.exporters) == 0 {
+	c.roots, c.results = nil, nil
+	if res == nil {
 		return nil
 	}
 	return res.EachRef(func(r gwclient.Reference) error {
@@ -159,20 +161,29 @@ func (j *job) exportCaches(ctx context.Context) (map[string]string, error) {
 	return response, eg.Wait()
 }
 
+// maxLosses bounds how often the export of a cache begins again without layers
+// that an imported cache promised and that cannot be had.
+const maxLosses = 8
+
 func (j *job) exportCache(ctx context.Context, x *remotecache.Exporter) (map[string]string, error) {
 	t := j.log.Begin(x.Name())
 	if x.Warning != "" {
 		j.log.Warn(&control.VertexWarning{Vertex: string(t.Digest()), Level: 1, Short: []byte("cache export type=" + x.Type + ": " + x.Warning)})
 	}
-	res, err := func() (map[string]string, error) {
-		steps, err := j.build.Solve.Steps(ctx, j.caches.roots...)
-		if err != nil {
-			return nil, err
+	var res map[string]string
+	var err error
+	for range maxLosses {
+		var steps []*solver.Known
+		if steps, err = j.build.Solve.Steps(ctx, j.caches.roots...); err != nil {
+			break
 		}
-		return x.Export(ctx, remotecache.Request{
+		res, err = x.Export(ctx, remotecache.Request{
 			Steps: steps, Results: j.caches.results, Client: j.build.Lend, Provider: j.b.Provider(j.build.Lend), Step: t.Part,
 		})
-	}()
+		if !errors.Is(err, cache.ErrLost) { // what was lost is not among the steps any more
+			break
+		}
+	}
 	t.End(err)
 	if err != nil {
 		return nil, fmt.Errorf("export cache type=%s: %w", x.Type, err)

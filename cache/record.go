@@ -9,6 +9,11 @@ import (
 // hold.
 var ErrNotFound = errors.New("not in the cache")
 
+// ErrLost is returned, wrapped, where files are needed that a remote cache
+// promised and that cannot be had, or are not what was promised. A step whose
+// result they are can be run instead.
+var ErrLost = errors.New("a layer of an imported cache cannot be had")
+
 // Tree is the immutable name of a chain of layers. The empty Tree is the empty
 // file system (FROM scratch). A Tree holds no resource; a lease does.
 type Tree string

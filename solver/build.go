@@ -37,7 +37,7 @@ type BuildConfig struct {
 	Sessions []string
 	Events   Events
 	// Hold keeps a tree from being evicted until the build ends. It returns
-	// cache.ErrNotFound if the tree is gone.
+	// cache.ErrNotFound if the tree is gone, or was promised and cannot be had.
 	Hold func(cache.Tree) error
 	// Memory of the last builds of the same target; nil explains nothing.
 	Memory Memory
@@ -106,37 +106,80 @@ func (b *Build) Solve(ctx context.Context, e Edge) (cache.Tree, error) {
 	if err != nil {
 		return "", err
 	}
+	return f.tree(e)
+}
+
+// tree returns the output that e is.
+func (f found) tree(e Edge) (cache.Tree, error) {
 	if e.Output < 0 || e.Output >= len(f.trees) {
 		return "", fmt.Errorf("output %d of %s: the step has %d outputs", e.Output, e.Vertex.Name, len(f.trees))
 	}
 	return f.trees[e.Output], nil
 }
 
+// maxLosses bounds how often a step is tried again because files of its inputs
+// that an import promised were not to be had.
+const maxLosses = 8
+
 func (b *Build) solve(ctx context.Context, v *Vertex) (found, error) {
 	return b.results.do(ctx, b, v, func(ctx context.Context) (found, error) {
-		f, ok, err := b.find(ctx, v)
-		if err != nil {
-			return found{}, err
+		for losses := 0; ; losses++ {
+			f, err := b.solveOnce(ctx, v)
+			if !errors.Is(err, cache.ErrLost) || losses == maxLosses || !b.Forget(v.Inputs...) {
+				return f, err
+			}
 		}
-		if ok {
-			b.tellCached(v)
-			return f, nil
-		}
-		in, err := each(ctx, v.Inputs, b.Solve)
-		if err != nil {
-			return found{}, err
-		}
-		// What was said of an input may differ from the tree that it was solved to,
-		// as when it was lost and made again. What depends on v must know the key
-		// that v ran under.
-		k, err := b.derive(ctx, v, b.seen)
-		if err != nil {
-			return found{}, err
-		}
-		b.keys.set(v.Digest, k)
-		trees, err := b.run(ctx, v, k, in)
-		return found{key: k, trees: trees}, err
 	})
+}
+
+// Forget makes the build solve those of the edges again whose trees cannot be had
+// any more, and tells whether there are any.
+func (b *Build) Forget(edges ...Edge) bool {
+	any := false
+	for _, e := range edges {
+		f, ok := b.results.get(e.Vertex.Digest)
+		if ok && b.holdAll(f.trees) != nil {
+			b.results.forget(e.Vertex.Digest)
+			b.forgetSights(e.Vertex)
+			any = true
+		}
+	}
+	return any
+}
+
+func (b *Build) forgetSights(v *Vertex) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for at := range b.sights {
+		if at.step == v.Digest {
+			delete(b.sights, at)
+		}
+	}
+}
+
+func (b *Build) solveOnce(ctx context.Context, v *Vertex) (found, error) {
+	f, ok, err := b.find(ctx, v)
+	if err != nil {
+		return found{}, err
+	}
+	if ok {
+		b.tellCached(v)
+		return f, nil
+	}
+	in, err := each(ctx, v.Inputs, b.Solve)
+	if err != nil {
+		return found{}, err
+	}
+	// What was said of an input may differ from the tree that it was solved to,
+	// as when it was lost and made again. What depends on v must know the key
+	// that v ran under.
+	k, err := b.derive(ctx, v, b.seen)
+	if err != nil {
+		return found{}, err
+	}
+	b.keys.set(v.Digest, k)
+	trees, err := b.run(ctx, v, k, in)
+	return found{key: k, trees: trees}, err
 }
 
 // find looks for v in the solver's own cache and then in the imports.

@@ -85,6 +85,18 @@ type sight struct {
 
 // seen returns the digest of what v sees of the tree that e is solved to.
 func (b *Build) seen(ctx context.Context, v *Vertex, e Edge, sel cache.Selector) (key, error) {
+	for losses := 0; ; losses++ {
+		k, err := b.seenOnce(ctx, v, e, sel)
+		if !errors.Is(err, cache.ErrLost) {
+			return k, err
+		}
+		if losses == maxLosses || !b.Forget(e) {
+			return k, b.blame(v, err)
+		}
+	}
+}
+
+func (b *Build) seenOnce(ctx context.Context, v *Vertex, e Edge, sel cache.Selector) (key, error) {
 	f, err := b.solve(ctx, e.Vertex)
 	if err != nil {
 		return key{}, err
@@ -99,13 +111,17 @@ func (b *Build) seen(ctx context.Context, v *Vertex, e Edge, sel cache.Selector)
 	if c, err := b.remembered(ctx, f, at); err == nil || !errors.Is(err, cache.ErrNotFound) {
 		return key{Key: c}, err
 	}
-	t, err := b.Solve(ctx, e)
+	t, err := f.tree(e)
 	if err != nil {
 		return key{}, err
 	}
 	c, err := b.s.contents.Content(ctx, lender{b, e.Vertex}, t, sel)
 	if err != nil { // in the words that clients of BuildKit look for
-		return key{}, b.blame(v, fmt.Errorf("failed to compute cache key: failed to calculate checksum of ref %s: %w", t, err))
+		err = fmt.Errorf("failed to compute cache key: failed to calculate checksum of ref %s: %w", t, err)
+		if !errors.Is(err, cache.ErrLost) {
+			err = b.blame(v, err)
+		}
+		return key{}, err
 	}
 	b.mu.Lock()
 	b.sights[at] = c

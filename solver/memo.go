@@ -39,6 +39,12 @@ func (m *memo[V]) get(d digest.Digest) (V, bool) {
 	return v, ok
 }
 
+func (m *memo[V]) forget(d digest.Digest) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.m, d)
+}
+
 func (m *memo[V]) set(d digest.Digest, v V) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -2,6 +2,7 @@ package bridge
 
 import (
 	"context"
+	"errors"
 	"sync/atomic"
 
 	"github.com/buildd/buildd/builder/policy"
@@ -67,11 +68,16 @@ func (r *Ref) Evaluate(ctx context.Context) error {
 }
 
 func (r *Ref) view(ctx context.Context) (*digest.View, error) {
-	t, err := r.Tree(ctx)
-	if err != nil {
-		return nil, err
+	for {
+		t, err := r.Tree(ctx)
+		if err != nil {
+			return nil, err
+		}
+		v, err := r.b.Files.Open(ctx, r.b.Solve.Lender(r.edge.Vertex), t)
+		if !errors.Is(err, cache.ErrLost) || !r.b.Solve.Forget(r.edge) {
+			return v, err
+		}
 	}
-	return r.b.Files.Open(ctx, r.b.Solve.Lender(r.edge.Vertex), t)
 }
 
 // ReadFile implements gwclient.Reference.

@@ -81,7 +81,7 @@ func (s *Store) missing(chain []*layerRecord) ([]want, error) {
 func (s *Store) ensure(ctx context.Context, w want, f fetcher) error {
 	for again := false; ; again = true {
 		if err := s.fetch(ctx, w.desc, w.sources, f); err != nil {
-			return err
+			return s.lost(ctx, w.layerRecord, err)
 		}
 		_, err := s.unpacks.Do(ctx, w.id, struct{}{}, func(ctx context.Context, _ *flight.Call[struct{}, struct{}]) (struct{}, error) {
 			return struct{}{}, s.unpack(ctx, w)
@@ -91,6 +91,9 @@ func (s *Store) ensure(ctx context.Context, w want, f fetcher) error {
 			return nil
 		}
 		if again || ctx.Err() != nil || !s.dropDamaged(ctx, w.desc) {
+			if errors.Is(err, errDiffID) {
+				err = s.lost(ctx, w.layerRecord, err)
+			}
 			return err
 		}
 	}
@@ -111,6 +114,8 @@ func (s *Store) dropDamaged(ctx context.Context, desc ocispecs.Descriptor) bool 
 	s.cfg.Log.Error("a blob is damaged on disk, it is fetched again", "blob", desc.Digest)
 	return s.cfg.Blobs.Delete(ctx, desc.Digest) == nil
 }
+
+var errDiffID = errors.New("what it unpacks to has another diff ID")
 
 // unpack makes a layer's directory of its blob.
 func (s *Store) unpack(ctx context.Context, w want) (err error) {
@@ -171,7 +176,7 @@ func (s *Store) unpackBlob(ctx context.Context, w want, dir string, slot *slot) 
 		return nil, err
 	}
 	if got := v.Digest(); got != w.DiffID {
-		return nil, fmt.Errorf("blob %s unpacks to diff ID %s, the image says %s", w.desc.Digest, got, w.DiffID)
+		return nil, fmt.Errorf("blob %s: %w: it is %s, the image says %s", w.desc.Digest, errDiffID, got, w.DiffID)
 	}
 	return x, nil
 }

@@ -3,6 +3,7 @@ package tree
 import (
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/buildd/buildd/cache"
 )
@@ -23,21 +24,25 @@ func (s *Store) Lease(id string) *Lease {
 	return &Lease{id: id, store: s, trees: map[cache.Tree]*node{}}
 }
 
-// Add takes a tree in, or returns cache.ErrNotFound if it is gone.
+// Add takes a tree in, or returns cache.ErrNotFound if it is gone, or if a layer
+// of it was lost a moment ago.
 func (l *Lease) Add(t cache.Tree) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.ended {
 		return fmt.Errorf("lease %s: it has been released", l.id)
 	}
-	if _, ok := l.trees[t]; ok {
-		return nil
-	}
 	l.store.mu.Lock()
 	defer l.store.mu.Unlock()
 	n, err := l.store.nodeLocked(t)
 	if err != nil || n == nil {
 		return err
+	}
+	if l.store.isLostLocked(n, time.Now()) {
+		return fmt.Errorf("tree %s: %w: %w", t, cache.ErrNotFound, cache.ErrLost)
+	}
+	if _, ok := l.trees[t]; ok {
+		return nil
 	}
 	n.holds++
 	n.fresh = false

@@ -61,7 +61,7 @@ func (s *Store) blob(ctx context.Context, id cache.LayerID, o BlobOptions, p Pro
 		keep := !o.Compression.Force || t == o.Compression.Type
 		if !keep || !o.Lazy {
 			if err := s.fetch(ctx, *info.Desc, info.Sources, fetcher{provider: p}); err != nil {
-				return ocispecs.Descriptor{}, "", err
+				return ocispecs.Descriptor{}, "", s.lost(ctx, r, err)
 			}
 		}
 		if keep {

@@ -2,7 +2,6 @@ package tree
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -118,41 +117,68 @@ func checkRemoteLayer(i int, l RemoteLayer) error {
 	return nil
 }
 
-// Chain returns the tree of the given layers, bottom first.
-func (s *Store) Chain(ids ...cache.LayerID) (cache.Tree, error) { return s.Append("", ids...) }
+// lostFor is how long a layer that could not be had counts as lost. Builds look
+// for other ways meanwhile; later ones may have more luck.
+const lostFor = time.Minute
 
-// Obtainable tells whether the layers of a tree are here or can be had: reaches
-// tells which of a layer's sources can be asked.
-func (s *Store) Obtainable(ctx context.Context, t cache.Tree, reaches func(source string) bool) bool {
-	n, err := s.node(t)
-	if err != nil {
-		return errors.Is(err, cache.ErrNotFound) && t == ""
+// lost notes that a layer of a remote cache could not be had.
+func (s *Store) lost(ctx context.Context, r *layerRecord, err error) error {
+	if !isRemote(r.id) || ctx.Err() != nil {
+		return err
 	}
-	for _, w := range s.unreachable(n, reaches) {
-		if !s.cfg.Blobs.Has(ctx, w) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.lostAt[r.id] = time.Now()
+	return fmt.Errorf("%w: %w", cache.ErrLost, err)
+}
+
+// isLostLocked tells whether a layer of n was lost a moment ago.
+func (s *Store) isLostLocked(n *node, now time.Time) bool {
+	if len(s.lostAt) == 0 {
+		return false
+	}
+	for id, at := range s.lostAt {
+		if r, ok := s.layers[id]; !ok || r.Dir != "" || now.Sub(at) > lostFor {
+			delete(s.lostAt, id)
+		}
+	}
+	for ; n != nil && len(s.lostAt) > 0; n = n.parent {
+		if _, ok := s.lostAt[n.layer.id]; ok {
+			return true
+		}
+	}
+	return false
+}
+
+// Obtainable tells whether the layers of a tree that remote caches told of are
+// here or can be had: reaches tells which of a layer's sources can be asked.
+func (s *Store) Obtainable(ctx context.Context, t cache.Tree, reaches func(source string) bool) bool {
+	missing, ok := s.unreachable(t, reaches)
+	if !ok {
+		return false
+	}
+	for _, blob := range missing {
+		if !s.cfg.Blobs.Has(ctx, blob) {
 			return false
 		}
 	}
 	return true
 }
 
-// unreachable returns the blobs of those layers of n that have no files and no
-// source that can be asked.
-func (s *Store) unreachable(n *node, reaches func(string) bool) (out []digest.Digest) {
+// unreachable returns the blobs of those layers of a tree that have no files and
+// no source that can be asked; false if the tree is gone, or lost.
+func (s *Store) unreachable(t cache.Tree, reaches func(string) bool) (out []digest.Digest, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	n, err := s.nodeLocked(t)
+	if err != nil || s.isLostLocked(n, time.Now()) {
+		return nil, false
+	}
 	for ; n != nil; n = n.parent {
 		r := n.layer
-		if r.Dir != "" || r.Desc == nil || !isRemote(r.id) {
-			continue
-		}
-		ok := false
-		for _, src := range r.Sources {
-			ok = ok || reaches(src)
-		}
-		if !ok {
+		if r.Dir == "" && r.Desc != nil && isRemote(r.id) && !slices.ContainsFunc(r.Sources, reaches) {
 			out = append(out, r.Desc.Digest)
 		}
 	}
-	return out
+	return out, true
 }

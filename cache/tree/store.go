@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -38,6 +39,8 @@ type Store struct {
 	// What Sync has to write, or to delete where the maps above have it no more.
 	dirtyLayers map[cache.LayerID]struct{}
 	dirtyTrees  map[cache.Tree]struct{}
+	// lostAt is when layers of remote caches could not be had.
+	lostAt map[cache.LayerID]time.Time
 	// changed is closed and replaced when a layer becomes ready.
 	changed chan struct{}
 }
@@ -54,6 +57,7 @@ func Open(c Config) (_ *Store, err error) {
 		cfg: c, indexes: newIndexes(), slots: make(chan struct{}, c.Unpacks),
 		layers: map[cache.LayerID]*layerRecord{}, trees: map[cache.Tree]*node{},
 		dirtyLayers: map[cache.LayerID]struct{}{}, dirtyTrees: map[cache.Tree]struct{}{},
+		lostAt:  map[cache.LayerID]time.Time{},
 		changed: make(chan struct{}), legacy: needsLegacy(),
 	}
 	defer func() {

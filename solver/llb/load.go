@@ -89,21 +89,21 @@ func (l *loader) vertex(d digest.Digest) (*solver.Vertex, error) {
 	if !ok {
 		return nil, fmt.Errorf("op %s is an input but not in the definition", d)
 	}
+	meta := l.def.Metadata[string(d)]
+	v := &solver.Vertex{Digest: d, NoCache: l.NoCache || meta.GetIgnoreCache()}
 	if l.Check != nil {
 		if err := l.Check(def); err != nil {
-			return nil, err
+			return nil, &solver.StepError{Vertex: v, Err: err}
 		}
 	}
 	def, err := l.rewrite(def)
 	if err != nil {
-		return nil, err
+		return nil, &solver.StepError{Vertex: v, Err: err}
 	}
-	meta := l.def.Metadata[string(d)]
-	op, err := newOp(def, meta, l.Pinner)
-	if err != nil {
-		return nil, fmt.Errorf("op %s: %w", d, err)
+	if v.Op, err = newOp(def, meta, l.Pinner); err != nil {
+		return nil, &solver.StepError{Vertex: v, Err: fmt.Errorf("op %s: %w", d, err)}
 	}
-	v := &solver.Vertex{Digest: d, Op: op, Name: name(def, meta), NoCache: l.NoCache || meta.GetIgnoreCache()}
+	v.Name = name(def, meta)
 	v.Step = stepName(v.Name)
 	if g := meta.GetProgressGroup(); g != nil {
 		v.Group = &solver.Group{ID: g.Id, Name: g.Name, Weak: g.Weak}
