@@ -36,10 +36,16 @@ func startDaemon(t testing.TB, args ...string) *daemon {
 
 func startDaemonAs(t testing.TB, a *account, args ...string) *daemon {
 	t.Helper()
-	d := &daemon{t: t, Root: filepath.Join(t.TempDir(), "state"), as: a, args: args, log: &syncBuffer{}}
 	if a != nil {
-		d.Root = filepath.Join(a.home, "state")
+		return startDaemonAt(t, filepath.Join(a.home, "state"), a, args...)
 	}
+	return startDaemonAt(t, filepath.Join(t.TempDir(), "state"), nil, args...)
+}
+
+// startDaemonAt starts buildd on a state directory that is there or not.
+func startDaemonAt(t testing.TB, root string, a *account, args ...string) *daemon {
+	t.Helper()
+	d := &daemon{t: t, Root: root, as: a, args: args, log: &syncBuffer{}}
 	sock, err := os.MkdirTemp("", "bd") // a socket's path must be short
 	if err != nil {
 		t.Fatal(err)

@@ -122,6 +122,9 @@ func (d *Draft) Copy(ctx context.Context, src View, from, to string, o CopyOptio
 	}
 	e, err := src.Lstat(resolved)
 	if err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("%q: not found: %w", path.Clean("/"+from), errno(err))
+		}
 		return &fs.PathError{Op: "lstat", Path: path.Clean("/" + from), Err: errno(err)}
 	}
 	if dest, err = c.target(e, path.Base(path.Clean("/"+from)), dest); err != nil {
