@@ -89,7 +89,11 @@ func (d *daemon) newLocalSteps(ctx context.Context, c config.Config, s stores, r
 		DNS:       op.DNS{Nameservers: c.DNS.Nameservers, SearchDomains: c.DNS.SearchDomains, Options: c.DNS.Options},
 		UserXattr: r.on, IgnoreOwner: r.singleID, Rootless: r.on, CgroupParent: cgroupParent(c), ApparmorProfile: w.ApparmorProfile,
 	})
-	return o, caches, err
+	if err != nil {
+		return nil, nil, err
+	}
+	d.onClose(o.Close)
+	return o, caches, nil
 }
 
 // cgroupParent is where the control groups of steps lie. Daemons that share a

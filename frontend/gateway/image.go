@@ -239,6 +239,7 @@ func serve(s *Session, conn net.Conn) {
 	)
 	healthpb.RegisterHealthServer(srv, health.NewServer())
 	gwpb.RegisterLLBBridgeServer(srv, s)
+	//lint:ignore SA1019 there is no other way to serve HTTP/2 on a connection that exists
 	(&http2.Server{}).ServeConn(conn, &http2.ServeConnOpts{Handler: srv})
 }
 

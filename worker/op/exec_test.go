@@ -119,13 +119,13 @@ func TestStubLayersAreShared(t *testing.T) {
 	base := busybox(t, w, "d:750:3:4 etc")
 	one, _ := mustRun(t, w, shell("touch /bin/one"), base)
 	two, got := mustRun(t, w, shell("touch /bin/two; stat -c %a:%u:%g /etc"), one[0])
-	if got != "750:3:4\n" || len(w.stubs.kept) != 1 {
-		t.Errorf("%d layers of mount points; /etc is %s", len(w.stubs.kept), got)
+	if got != "750:3:4\n" || len(w.stubs.known) != 1 {
+		t.Errorf("%d layers of mount points; /etc is %s", len(w.stubs.known), got)
 	}
 	three, _ := mustRun(t, w, shell("chmod 700 /etc"), two[0])
 	_, got = mustRun(t, w, shell("stat -c %a:%u:%g /etc; ls /bin/one /bin/two"), three[0])
-	if got != "700:3:4\n/bin/one\n/bin/two\n" || len(w.stubs.kept) != 2 {
-		t.Errorf("%d layers of mount points; output %s", len(w.stubs.kept), got)
+	if got != "700:3:4\n/bin/one\n/bin/two\n" || len(w.stubs.known) != 2 {
+		t.Errorf("%d layers of mount points; output %s", len(w.stubs.known), got)
 	}
 	expect := []string{"/etc"}
 	if got := top(t, w, three[0]); !slices.Equal(got, expect) {

@@ -8,55 +8,34 @@ import (
 
 	"github.com/buildd/buildd/cache"
 	"github.com/buildd/buildd/cache/digest"
-	"github.com/buildd/buildd/cache/tree"
 )
 
-// keptStubLayers is how many layers of stubs are kept for the next step. The
+// keptStubLayers is how many layers of stubs are remembered for the next step. The
 // steps of one Dockerfile mostly need one and the same.
 const keptStubLayers = 64
 
-// stubLayers keeps layers of stubs, for making one costs more than all else that
-// is done to mount a root file system.
+// stubLayers remembers layers of stubs, for making one costs more than all else
+// that is done to mount a root file system. It holds none of them: one that was
+// evicted is made again.
 type stubLayers struct {
-	mu   sync.Mutex // guards kept
-	kept []stubLayer
-}
-
-type stubLayer struct {
-	key   cache.Key
-	id    cache.LayerID
-	lease *tree.Lease
+	mu    sync.Mutex // guards known
+	known map[cache.Key]cache.LayerID
 }
 
 func (l *stubLayers) find(key cache.Key) (cache.LayerID, bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for _, s := range l.kept {
-		if s.key == key {
-			return s.id, true
-		}
-	}
-	return "", false
+	id, ok := l.known[key]
+	return id, ok
 }
 
-// keep takes s in, and drops the oldest one that is too many.
-func (l *stubLayers) keep(s stubLayer) {
+func (l *stubLayers) remember(key cache.Key, id cache.LayerID) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.kept = append(l.kept, s)
-	if len(l.kept) > keptStubLayers {
-		l.kept[0].lease.Release()
-		l.kept = append([]stubLayer(nil), l.kept[1:]...)
+	if l.known == nil || len(l.known) >= keptStubLayers {
+		l.known = map[cache.Key]cache.LayerID{}
 	}
-}
-
-func (l *stubLayers) release() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for _, s := range l.kept {
-		s.lease.Release()
-	}
-	l.kept = nil
+	l.known[key] = id
 }
 
 // withStubs returns a tree of t, whose files view shows, and one more layer that
@@ -67,7 +46,9 @@ func (w *Worker) withStubs(ctx context.Context, t cache.Tree, view *digest.View,
 		return "", err
 	}
 	if id, ok := w.stubs.find(key); ok {
-		return w.Trees.Append(t, id)
+		if out, err := w.Trees.Append(t, id); !errors.Is(err, cache.ErrNotFound) {
+			return out, err
+		}
 	}
 	l, err := w.newLayer(ctx, t)
 	if err != nil {
@@ -86,15 +67,7 @@ func (w *Worker) withStubs(ctx context.Context, t cache.Tree, view *digest.View,
 	if err != nil {
 		return "", err
 	}
-	s := stubLayer{key: key, id: layers[len(layers)-1].ID, lease: w.Trees.Lease("mount points")}
-	alone, err := w.Trees.Append("", s.id)
-	if err == nil {
-		err = s.lease.Add(alone)
-	}
-	if err != nil {
-		return "", err
-	}
-	w.stubs.keep(s)
+	w.stubs.remember(key, layers[len(layers)-1].ID)
 	return out, nil
 }
 

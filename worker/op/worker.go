@@ -90,10 +90,7 @@ func New(c Config) (*Worker, error) {
 }
 
 // Close ends the use of Dir. No step may be running.
-func (w *Worker) Close() error {
-	w.stubs.release()
-	return w.area.Close()
-}
+func (w *Worker) Close() error { return w.area.Close() }
 
 // Progress hears how a step gets on; solver.Waiters is one.
 type Progress interface {

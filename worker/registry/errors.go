@@ -36,6 +36,7 @@ func explain(ctx context.Context, verb, ref string, err error) error {
 	return fmt.Errorf("%s %s: %w: %s (%w)", verb, ref, kind, advice, err)
 }
 
+//lint:ignore ST1008 the error returned is a class, not a failure
 func classify(err error, host string) (kind error, advice string) {
 	var status remoteserrors.ErrUnexpectedStatus
 	hasStatus := errors.As(err, &status)

@@ -41,7 +41,9 @@ func changeOne(img *dockerspec.DockerOCIImage, s string) error {
 func apply(c *dockerspec.DockerOCIImageConfig, cmd instructions.Command) error {
 	switch i := cmd.(type) {
 	case *instructions.CmdCommand:
-		c.Cmd, c.ArgsEscaped = command(c, i.ShellDependantCmdLine), false
+		c.Cmd = command(c, i.ShellDependantCmdLine)
+		//lint:ignore SA1019 Docker on Windows still reads it
+		c.ArgsEscaped = false
 	case *instructions.EntrypointCommand:
 		c.Entrypoint = command(c, i.ShellDependantCmdLine)
 	case *instructions.EnvCommand:

@@ -35,7 +35,8 @@ func (in *instruction) cmd(c *instructions.CmdCommand) error {
 	in.checkOnce(&in.s.seen.cmd)
 	cfg := &in.s.image.Config
 	cfg.Cmd = in.commandLine(c.ShellDependantCmdLine)
-	cfg.ArgsEscaped = true //nolint:staticcheck // Docker on Windows still reads it
+	//lint:ignore SA1019 Docker on Windows still reads it
+	cfg.ArgsEscaped = true
 	return in.record(fmt.Sprintf("CMD %q", cfg.Cmd), false)
 }
 

@@ -127,11 +127,10 @@ func Run(t *testing.T, c Config) {
 // container is what a test varies.
 type container struct {
 	runtime.SpecOptions
-	stdin    io.ReadCloser
-	ctx      context.Context
-	change   func(*runtime.Sandbox)
-	process  func(*runtime.Process)
-	exitOnly bool
+	stdin   io.ReadCloser
+	ctx     context.Context
+	change  func(*runtime.Sandbox)
+	process func(*runtime.Process)
 }
 
 // result is what came of one.
