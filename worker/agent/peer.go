@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"net/url"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -107,7 +109,7 @@ func (p *peer) fell(err error) {
 	p.info, p.last, p.rests = nil, err, time.Now().Add(rest)
 	p.mu.Unlock()
 	if !said {
-		p.log.Warn("a worker cannot be reached, it is left out until it can", "worker", p.addr, "error", plain(err))
+		p.log.Warn("a worker cannot be reached, it is left out until it can", "worker", p.addr, "error", unreachable(err))
 	}
 }
 
@@ -119,13 +121,33 @@ func (p *peer) trouble() error {
 	if errors.As(p.last, &lost) || p.last == nil {
 		return p.last
 	}
-	return fmt.Errorf("worker %s: %w", p.addr, plain(p.last))
+	return fmt.Errorf("worker %s: %w", p.addr, unreachable(p.last))
 }
 
-// plain is an error without the words of gRPC.
+// plain is an error without gRPC's words around it.
 func plain(err error) error {
-	if st, ok := status.FromError(err); ok {
-		return errors.New(st.Message())
+	st, ok := status.FromError(err)
+	if !ok {
+		return err
+	}
+	text := strings.TrimPrefix(st.Message(), "latest balancer error: ")
+	if quoted, ok := strings.CutPrefix(text, "connection error: desc = "); ok {
+		if inner, err := strconv.Unquote(quoted); err == nil {
+			text = strings.TrimPrefix(strings.TrimPrefix(inner, "transport: "), "Error while dialing: ")
+		}
+	}
+	return errors.New(text)
+}
+
+// unreachable is why a worker cannot be reached, in plain words.
+func unreachable(err error) error {
+	err = plain(err)
+	// What one sees of a server that wants TLS, or another certificate, depends on
+	// who is quicker.
+	for _, sign := range []string{"server preface", "broken pipe", "connection reset"} {
+		if strings.Contains(err.Error(), sign) {
+			return fmt.Errorf("it ended the connection before the first call: does it want TLS, or another certificate? (%w)", err)
+		}
 	}
 	return err
 }

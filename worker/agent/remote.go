@@ -89,6 +89,10 @@ func (r *Remote) Close() error {
 	return errors.Join(errs...)
 }
 
+// helloTime is how long Workers waits for an answer: those who start at the same
+// time as the daemon get a chance.
+const helloTime = 2 * time.Second
+
 // Workers asks all workers what they are, and returns what those say that can be
 // reached, in the order of the configuration.
 func (r *Remote) Workers(ctx context.Context) []*workerv1.InfoResponse {
@@ -96,7 +100,7 @@ func (r *Remote) Workers(ctx context.Context) []*workerv1.InfoResponse {
 	var wg sync.WaitGroup
 	for i, p := range r.peers {
 		wg.Go(func() {
-			ctx, cancel := context.WithTimeout(ctx, r.cfg.Patience)
+			ctx, cancel := context.WithTimeout(ctx, helloTime)
 			defer cancel()
 			if info, err := p.hello(ctx, true); err == nil {
 				infos[i] = info
@@ -137,7 +141,7 @@ func (r *Remote) place(ctx context.Context, s *step) ([]cache.Tree, error) {
 	for {
 		p, err := r.choose(ctx, s, tried)
 		if err != nil {
-			return nil, errors.Join(append(errs, err)...)
+			return nil, join(append(errs, err)...)
 		}
 		out, err := p.run(ctx, s)
 		if err == nil {
@@ -164,6 +168,21 @@ func (r *Remote) place(ctx context.Context, s *step) ([]cache.Tree, error) {
 
 var errNoWorker = errors.New("no worker can be reached that could run the step")
 
+// join is errors.Join on one line, as a build shows one for an error.
+func join(errs ...error) error {
+	var out error
+	for _, err := range errs {
+		switch {
+		case err == nil:
+		case out == nil:
+			out = err
+		default:
+			out = fmt.Errorf("%w; %w", out, err)
+		}
+	}
+	return out
+}
+
 // choose returns the best worker of those that answer.
 func (r *Remote) choose(ctx context.Context, s *step, tried map[*peer]bool) (*peer, error) {
 	var fresh, all []*peer
@@ -187,11 +206,11 @@ func (r *Remote) choose(ctx context.Context, s *step, tried map[*peer]bool) (*pe
 		return nil, context.Cause(ctx)
 	}
 	if len(offers) == 0 {
-		errs := []error{errNoWorker}
+		var errs []error
 		for _, p := range all {
 			errs = append(errs, p.trouble())
 		}
-		return nil, errors.Join(errs...)
+		return nil, fmt.Errorf("%w: %w", errNoWorker, join(errs...))
 	}
 	return slices.MinFunc(offers, compareOffers).peer, nil
 }
@@ -268,12 +287,12 @@ func (p *peer) lost(err error) error {
 	}
 	switch st.Code() {
 	case codes.InvalidArgument:
-		return fmt.Errorf("worker %s refused: %s", p.addr, st.Message())
+		return fmt.Errorf("worker %s refused: %w", p.addr, plain(err))
 	case codes.ResourceExhausted, codes.FailedPrecondition, codes.NotFound:
-		return &lostError{addr: p.addr, err: errors.New(st.Message())}
+		return &lostError{addr: p.addr, err: plain(err)}
 	case codes.Unavailable, codes.DeadlineExceeded, codes.Canceled:
-		return &lostError{addr: p.addr, err: fmt.Errorf("the connection broke: %s", st.Message()), down: true}
+		return &lostError{addr: p.addr, err: fmt.Errorf("the connection broke: %w", plain(err)), down: true}
 	default:
-		return &lostError{addr: p.addr, err: errors.New(st.Message()), down: true}
+		return &lostError{addr: p.addr, err: plain(err), down: true}
 	}
 }
