@@ -101,6 +101,9 @@ func TestImageStore(t *testing.T) {
 	if r := d.ctl("image", "ls"); !strings.Contains(r.Out, "linux/amd64,linux/arm64") {
 		t.Errorf("ls: %s", r.Out)
 	}
+	if r := d.ctl("image", "inspect", "--text", "multi:1"); !strings.Contains(r.Out, "Platform:") || !strings.Contains(r.Out, "linux/arm64") {
+		t.Errorf("inspect --text: %s", r.Out)
+	}
 	busybox := d.inspect("busybox")
 	d.ctl("image", "save", "busybox", p("saved.tar"))
 	d.ctl("image", "save", "--type", "docker", "busybox", p("docker.tar"))

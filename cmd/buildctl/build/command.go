@@ -19,7 +19,8 @@ const long = `Build an image, or files, from a Dockerfile.
 In docker's form, CONTEXT is a directory, "-" for a tar archive or a Dockerfile
 on standard input, or the URL of a git repository or a tar archive. Without
 --output the image goes into the daemon's own image store under the names given
-with --tag, where a later FROM, "buildctl image ls" and "--push" find it.
+with --tag, where "buildctl image ls" shows it and a later FROM finds it.
+With --output it goes only where that says; --load adds the store.
 
 In BuildKit's form there is no CONTEXT: --frontend and its options say what is
 built, or LLB on standard input does.

@@ -14,9 +14,9 @@ type flags struct {
 	set *pflag.FlagSet
 
 	// Both forms.
-	allow, cacheFrom, cacheTo, secrets, ssh, outputs, registryTLS, layouts, opts []string
-	metadataFile, refFile, progress, sourcePolicy, trace, metrics                string
-	noCache                                                                      bool
+	allow, cacheFrom, cacheTo, importCache, exportCache, secrets, ssh, outputs, registryTLS, layouts, opts []string
+	metadataFile, refFile, progress, sourcePolicy, trace, metrics                                          string
+	noCache                                                                                                bool
 
 	// docker's form.
 	addHosts, annotations, attest, buildArgs, contexts, labels, noCacheFilter, platforms, tags, ulimits []string
@@ -78,7 +78,7 @@ func (f *flags) registerDocker(set *pflag.FlagSet) {
 	set.BoolVar(&f.pull, "pull", false, "ask registries for newer base images")
 	set.StringArrayVar(&f.noCacheFilter, "no-cache-filter", nil, "`stages` to build without the cache")
 	set.StringArrayVar(&f.labels, "label", nil, "label of the image: `KEY=VALUE`")
-	set.StringArrayVar(&f.annotations, "annotation", nil, "annotation of the image: `[LEVEL:]KEY=VALUE`, the level being manifest, index, manifest-descriptor or index-descriptor")
+	set.StringArrayVar(&f.annotations, "annotation", nil, "annotation of the image: `[LEVEL:]KEY=VALUE`, on its manifest or at the level index, manifest-descriptor or index-descriptor")
 	set.StringArrayVar(&f.addHosts, "add-host", nil, "line of /etc/hosts in steps: `NAME:ADDRESS`")
 	set.StringVar(&f.network, "network", "", "`network` of steps: default, none or host")
 	set.StringVar(&f.shmSize, "shm-size", "", "`size` of /dev/shm in steps, such as 64m")
@@ -92,32 +92,30 @@ func (f *flags) registerDocker(set *pflag.FlagSet) {
 	set.StringVar(&f.cpusetCPUs, "cpuset-cpus", "", "`processors` for steps, such as 0-2,4")
 	set.StringVar(&f.cpusetMems, "cpuset-mems", "", "memory `nodes` for steps, such as 0-1")
 	set.StringVar(&f.iidFile, "iidfile", "", "`file` to write the image's digest to")
-	set.StringArrayVar(&f.attest, "attest", nil, "attestation: `type=provenance|sbom,...`")
-	set.StringVar(&f.provenance, "provenance", "", "provenance attestation: `true`, false, mode=min or mode=max")
-	set.Lookup("provenance").NoOptDefVal = "true"
-	set.StringVar(&f.sbom, "sbom", "", "SBOM attestation: `true`, false or the scanner's image")
-	set.Lookup("sbom").NoOptDefVal = "true"
-	set.StringVar(&f.call, "call", "build", "what to do with the Dockerfile: `build`, check, outline or targets; with ,format=json as JSON")
+	set.StringArrayVar(&f.attest, "attest", nil, "attestation: `type=TYPE,...`, the type being provenance or sbom")
+	set.StringVar(&f.provenance, "provenance", "", "provenance attestation: true, false, mode=min or `mode=max`")
+	set.StringVar(&f.sbom, "sbom", "", "SBOM attestation: true, false or the scanner's `image`")
+	set.StringVar(&f.call, "call", "build", "`method` of the frontend: build, check, outline or targets; with ,format=json as JSON")
 	set.BoolVar(&f.check, "check", false, "the same as --call=check: lint the Dockerfile")
 }
 
 func (f *flags) registerBoth(set *pflag.FlagSet) {
-	set.StringArrayVarP(&f.outputs, "output", "o", nil, "where the result goes: `DIR`, - for a tar on standard output, or type=image|registry|oci|docker|tar|local|cacheonly,KEY=VALUE,...")
-	set.StringArrayVar(&f.secrets, "secret", nil, "secret for RUN --mount=type=secret: `id=NAME,src=FILE` or id=NAME,env=VARIABLE")
-	set.StringArrayVar(&f.ssh, "ssh", nil, "ssh agent for RUN --mount=type=ssh: default or `ID=SOCKET|KEY[,KEY]`")
+	set.StringArrayVarP(&f.outputs, "output", "o", nil, "where the result goes: a `directory`, - for a tar on standard output, or type=image|registry|oci|docker|tar|local|cacheonly,KEY=VALUE,...")
+	set.StringArrayVar(&f.secrets, "secret", nil, "`secret` for RUN --mount=type=secret: id=NAME,src=FILE or id=NAME,env=VARIABLE")
+	set.StringArrayVar(&f.ssh, "ssh", nil, "`agent` for RUN --mount=type=ssh: default or ID=SOCKET or ID=KEY[,KEY]")
 	set.StringArrayVar(&f.allow, "allow", nil, "`entitlement` to grant: network.host, security.insecure or device")
 	set.BoolVar(&f.noCache, "no-cache", false, "run every step")
-	set.StringArrayVar(&f.cacheFrom, "cache-from", nil, "cache to read: an image's name, or `type=registry|local|gha|s3|azblob,...`")
-	set.StringArrayVar(&f.cacheTo, "cache-to", nil, "cache to write: an image's name, or `type=registry|inline|local|gha|s3|azblob,...`")
-	set.StringArrayVar(&f.cacheFrom, "import-cache", nil, "BuildKit's name for --cache-from")
-	set.StringArrayVar(&f.cacheTo, "export-cache", nil, "BuildKit's name for --cache-to")
-	set.StringVar(&f.progress, "progress", "auto", "how progress is shown: `auto`, plain, tty, quiet or rawjson")
+	set.StringArrayVar(&f.cacheFrom, "cache-from", nil, "`cache` to read: an image's name, or type=registry|local|gha|s3|azblob,KEY=VALUE,...")
+	set.StringArrayVar(&f.cacheTo, "cache-to", nil, "`cache` to write: an image's name, or type=registry|inline|local|gha|s3|azblob,KEY=VALUE,...")
+	set.StringArrayVar(&f.importCache, "import-cache", nil, "BuildKit's name for --cache-from `cache`")
+	set.StringArrayVar(&f.exportCache, "export-cache", nil, "BuildKit's name for --cache-to `cache`")
+	set.StringVar(&f.progress, "progress", "auto", "`how` progress is shown: auto, plain, tty, quiet or rawjson")
 	set.StringVar(&f.metadataFile, "metadata-file", "", "`file` to write what is known about the result to, as JSON")
 	set.StringVar(&f.refFile, "ref-file", "", "`file` to write the build's reference to")
 	set.StringArrayVar(&f.opts, "opt", nil, "option of the frontend: `KEY=VALUE`")
 	set.StringArrayVar(&f.layouts, "oci-layout", nil, "OCI layout that the build may read: `ID=DIR`")
 	set.StringVar(&f.sourcePolicy, "source-policy-file", "", "`file` with a source policy, as JSON")
-	set.StringArrayVar(&f.registryTLS, "registry-auth-tlscontext", nil, "TLS with registries' token servers: `host=URL,ca=FILE,cert=FILE,key=FILE,insecure=BOOL`")
+	set.StringArrayVar(&f.registryTLS, "registry-auth-tlscontext", nil, "`TLS` with registries' token servers: host=URL,ca=FILE,cert=FILE,key=FILE,insecure=BOOL")
 	set.StringVar(&f.trace, "trace", "", "`file` to write all events to, as JSON")
 	set.StringVar(&f.metrics, "debug-json-cache-metrics", "", "accepted for buildctl's sake")
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/buildd/buildd/cmd/buildctl/option"
@@ -69,10 +70,10 @@ func (f *flags) both(r *request, docker bool) error {
 	if r.opt.Exports, err = option.Outputs(f.outputs, docker); err != nil {
 		return fmt.Errorf("--output %w", err)
 	}
-	if r.opt.CacheExports, err = option.CacheExports(f.cacheTo); err != nil {
+	if r.opt.CacheExports, err = option.CacheExports(slices.Concat(f.cacheTo, f.exportCache)); err != nil {
 		return fmt.Errorf("--cache-to %w", err)
 	}
-	if r.opt.CacheImports, err = option.CacheImports(f.cacheFrom); err != nil {
+	if r.opt.CacheImports, err = option.CacheImports(slices.Concat(f.cacheFrom, f.importCache)); err != nil {
 		return fmt.Errorf("--cache-from %w", err)
 	}
 	if r.opt.OCIStores, err = option.Layouts(f.layouts); err != nil {

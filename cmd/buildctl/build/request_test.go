@@ -166,7 +166,7 @@ func TestOptions(t *testing.T) {
 		"--platform", "linux/amd64,linux/arm64", "--pull", "--no-cache-filter", "s1", "--no-cache-filter", "s2", "--add-host", "h:1.2.3.4", "--shm-size", "1m",
 		"--ulimit", "nofile=5", "--ulimit", "nproc=3:4", "--cgroup-parent", "cg", "--network", "host", "-m", "1g", "--memory-swap", "-1", "-c", "5",
 		"--build-context", "dir=more", "--build-context", "base=docker-image://alpine", "--build-context", "src=https://host/r.git", "--build-context", "context2=more",
-		"--provenance", "--sbom=false", "--allow", "security.insecure", "--opt", "x=y", "--annotation", "i=j", "--cache-from", "img", "--cache-to", "type=inline", ".")
+		"--provenance", "true", "--sbom=false", "--allow", "security.insecure", "--opt", "x=y", "--annotation", "i=j", "--cache-from", "img", "--import-cache", "img2", "--cache-to", "type=inline", ".")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -197,7 +197,7 @@ func TestOptions(t *testing.T) {
 	if len(e) != 1 || e[0].Type != "image" || e[0].Attrs["name"] != "docker.io/library/a:1,docker.io/library/b:latest" || e[0].Attrs["annotation-manifest.i"] != "j" {
 		t.Errorf("exports: %+v", e)
 	}
-	if len(r.opt.CacheImports) != 1 || r.opt.CacheImports[0].Attrs["ref"] != "img" || len(r.opt.CacheExports) != 1 || r.opt.CacheExports[0].Type != "inline" {
+	if len(r.opt.CacheImports) != 2 || r.opt.CacheImports[0].Attrs["ref"] != "img" || r.opt.CacheImports[1].Attrs["ref"] != "img2" || len(r.opt.CacheExports) != 1 || r.opt.CacheExports[0].Type != "inline" {
 		t.Errorf("caches: %+v, %+v", r.opt.CacheImports, r.opt.CacheExports)
 	}
 }

@@ -278,6 +278,22 @@ func TestADaemonThatDoesNotStart(t *testing.T) {
 	hold(t, root).release()
 }
 
+// TestADaemonThatDies is not the next client's.
+func TestADaemonThatDies(t *testing.T) {
+	root := setup(t)
+	one := hold(t, root)
+	p := pid(t, one)
+	if err := unix.Kill(p, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	one.release() // comes back when the supervisor knows
+	two := hold(t, root)
+	if q := pid(t, two); q == p {
+		t.Error("the dead daemon answers")
+	}
+	two.release()
+}
+
 // TestAStateDirectoryInUse waits for a daemon that somebody else started.
 func TestAStateDirectoryInUse(t *testing.T) {
 	root := setup(t)

@@ -1,7 +1,6 @@
 package image
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"strings"
@@ -10,8 +9,6 @@ import (
 	"github.com/buildd/buildd/cmd/buildctl/connect"
 	"github.com/buildd/buildd/cmd/buildctl/format"
 	imagesv1 "github.com/buildd/buildd/proto/buildd/images/v1"
-	"github.com/opencontainers/go-digest"
-	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -99,89 +96,6 @@ func printImages(w io.Writer, images []Image) error {
 		fmt.Fprintf(tw, "%s\t%.*s\t%s\t%s\t%s\n", i.Name, shortDigest, i.Digest, strings.Join(i.Platforms, ","), format.Bytes(i.Size), i.Updated.Local().Format(time.DateTime))
 	}
 	return tw.Flush()
-}
-
-// Inspection is all that is known about an image.
-type Inspection struct {
-	Image
-	Manifests []Manifest
-}
-
-// Manifest is an image for one platform, or an attestation about one.
-type Manifest struct {
-	Platform    string `json:",omitempty"`
-	Digest      string
-	MediaType   string
-	Annotations map[string]string `json:",omitempty"`
-	Layers      []Layer
-	Config      json.RawMessage `json:",omitempty"`
-}
-
-// Layer is a layer as its manifest has it.
-type Layer struct {
-	Digest    digest.Digest
-	Size      int64
-	MediaType string
-}
-
-func inspect(connection *connect.Options) *cobra.Command {
-	var form format.Flag
-	cmd := &cobra.Command{
-		Use: "inspect NAME[:TAG]...", Short: "Show an image's manifests and configurations", Args: cobra.MinimumNArgs(1),
-		Example: "  buildctl image inspect alpine\n  buildctl image inspect --format '{{.Digest}}' alpine",
-	}
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		t, err := form.Template()
-		if err != nil {
-			return err
-		}
-		return with(cmd.Context(), connection, func(c *connect.Conn) error {
-			all := make([]Inspection, len(args))
-			for i, name := range args {
-				resp, err := service(c).Get(cmd.Context(), &imagesv1.GetRequest{Name: name})
-				if err != nil {
-					return explain(c, err)
-				}
-				if all[i], err = inspection(resp); err != nil {
-					return err
-				}
-			}
-			w := cmd.OutOrStdout()
-			if t == nil {
-				e := json.NewEncoder(w)
-				e.SetIndent("", "  ")
-				e.SetEscapeHTML(false)
-				return e.Encode(all)
-			}
-			for _, x := range all {
-				if err := t.Print(w, x); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
-	}
-	form.Register(cmd.Flags())
-	return cmd
-}
-
-func inspection(resp *imagesv1.GetResponse) (Inspection, error) {
-	out := Inspection{Image: imageOf(resp.Image)}
-	for _, m := range resp.Manifests {
-		x := Manifest{
-			Platform: m.Platform, Digest: m.GetTarget().GetDigest(), MediaType: m.GetTarget().GetMediaType(),
-			Annotations: m.GetTarget().GetAnnotations(), Config: m.Config,
-		}
-		var mf ocispecs.Manifest
-		if err := json.Unmarshal(m.Manifest, &mf); err != nil {
-			return out, fmt.Errorf("read manifest %s: %w", x.Digest, err)
-		}
-		for _, l := range mf.Layers {
-			x.Layers = append(x.Layers, Layer{Digest: l.Digest, Size: l.Size, MediaType: l.MediaType})
-		}
-		out.Manifests = append(out.Manifests, x)
-	}
-	return out, nil
 }
 
 func remove(connection *connect.Options) *cobra.Command {
