@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 	"time"
 
@@ -67,12 +68,28 @@ func (s *Store) fetchFrom(ctx context.Context, desc ocispecs.Descriptor, sources
 			errs = append(errs, ctx.Err())
 			return fmt.Errorf("fetch blob %s: %w", desc.Digest, errors.Join(errs...))
 		}
-		err := s.fetchOnce(ctx, desc, sources, waiters[tried].provider, p)
+		err := s.fetchAny(ctx, desc, sources, waiters[tried].provider, p)
 		if err == nil {
 			return nil
 		}
 		errs = append(errs, err)
 	}
+}
+
+// fetchAny lets the provider choose among the sources. If what that gives is not
+// what the digest says, it tries every source by itself, the latest first: one
+// that is broken or lies must not stand in the way of the others.
+func (s *Store) fetchAny(ctx context.Context, desc ocispecs.Descriptor, sources []string, from Provider, p *fetchProgress) error {
+	err := s.fetchOnce(ctx, desc, sources, from, p)
+	if err == nil || len(sources) < 2 || ctx.Err() != nil {
+		return err
+	}
+	for _, src := range slices.Backward(sources) {
+		if s.fetchOnce(ctx, desc, []string{src}, from, p) == nil {
+			return nil
+		}
+	}
+	return err
 }
 
 func (s *Store) fetchOnce(ctx context.Context, desc ocispecs.Descriptor, sources []string, from Provider, p *fetchProgress) error {
