@@ -125,7 +125,19 @@ func (s *Source) Pin(ctx context.Context, c session.Client, r source.Request) (s
 	if err != nil {
 		return source.Pin{}, fmt.Errorf("image %s: %w", found.Ref, err)
 	}
-	return NewPin(r, found.pinned(), layers, found.Ref)
+	return PinChain(ctx, s.c.Trees, r, found.pinned(), layers, found.Ref)
+}
+
+// PinChain is NewPin, and tells the tree store that the blobs can be had from
+// here too: the step that makes the tree may be cached, and where its layers came
+// from the last time may be gone.
+func PinChain(ctx context.Context, t Trees, r source.Request, resolved string, layers []tree.ImageLayer, from string) (source.Pin, error) {
+	p, err := NewPin(r, resolved, layers, from)
+	if err != nil {
+		return p, err
+	}
+	p.Tree, err = AddChain(ctx, t, p)
+	return p, err
 }
 
 func report(progress func(solver.Status), id string) (done func()) {

@@ -123,7 +123,7 @@ func (s *Source) Pin(ctx context.Context, c session.Client, r source.Request) (s
 	if err != nil {
 		return source.Pin{}, fmt.Errorf("source %s: %w", r.Identifier, err)
 	}
-	return image.NewPin(r, l.digest.String(), layers, source.OCILayoutScheme+"://"+l.store)
+	return image.PinChain(ctx, s.trees, r, l.digest.String(), layers, source.OCILayoutScheme+"://"+l.store)
 }
 
 // Fetch tells the tree store of the chain. Nothing is transferred.
