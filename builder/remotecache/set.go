@@ -20,6 +20,9 @@ const (
 	TypeRegistry = "registry"
 	TypeLocal    = "local"
 	TypeInline   = "inline"
+	TypeS3       = "s3"
+	TypeAzblob   = "azblob"
+	TypeGHA      = "gha"
 )
 
 // Config is what the caches of a daemon share.
@@ -72,6 +75,9 @@ func New(c Config) *Set {
 		TypeRegistry: {s.registryStore, s.registrySource},
 		TypeLocal:    {localStore, localSource},
 		TypeInline:   {inlineStore, nil},
+		TypeS3:       {s3Store, s3Source},
+		TypeAzblob:   {azblobStore, azblobSource},
+		TypeGHA:      {ghaStore, ghaSource},
 	}
 	return s
 }
