@@ -202,6 +202,9 @@ func TestBuildctlOutputs(t *testing.T) {
 	if r := d.ctl("build", "-q", "-t", "y", ctx); strings.TrimSpace(r.Out) != id || r.Err != "" {
 		t.Errorf("quiet: %q, %q", r.Out, r.Err)
 	}
+	if r := d.fails([]string{"/none"}, "build", "-q", "-f", filepath.Join(ctx, "bad"), ctx); r.Out != "" || strings.Contains(r.Err, "#1 ") {
+		t.Errorf("quiet failure: %q, %q", r.Out, r.Err)
+	}
 	if r := d.ctl("build", ctx); !strings.Contains(r.Err, "note: the result is in the build cache only") {
 		t.Errorf("without an output: %s", r.Err)
 	}
@@ -239,7 +242,7 @@ RUN --mount=type=secret,id=file --mount=type=secret,id=env,env=TOKEN --mount=typ
     [ "$A" = "1 2" ] && [ "$E2E_FROM_ENV" = "by env" ] && [ "$(cat /run/secrets/file)" = s3cret ] && [ "$TOKEN" = "by env" ] && [ -S "$SSH_AUTH_SOCK" ] && \
     grep -q "1.2.3.4.*myhost" /etc/hosts && [ "$(df -k /dev/shm | awk 'NR==2{print $2}')" = 8192 ] && [ "$(ulimit -n)" = 123 ] && touch /ok
 FROM busybox
-RUN false
+RUN echo the reason; false
 `})
 	args := []string{"build", "--target", "first", "--build-arg", "A=1 2", "--build-arg", "E2E_FROM_ENV", "--secret", "id=file,src=" + filepath.Join(dir, "token"),
 		"--secret", "id=env,env=E2E_FROM_ENV", "--ssh", "default=" + key, "--add-host", "myhost:1.2.3.4", "--shm-size", "8m", "--ulimit", "nofile=123:123", ctx}
@@ -257,6 +260,7 @@ RUN false
 	if got[0].Manifests[0].Config.Config.Labels["l"] != "v" {
 		t.Errorf("labels: %+v", got)
 	}
+	d.fails([]string{"\nthe reason\n", "Dockerfile:8"}, "build", "-q", ctx)
 	r := d.ctl(append(args, "--progress", "plain", "--no-cache")...)
 	if ran := r.ran(); len(ran) != 1 || !strings.Contains(ran[0], "RUN --mount") {
 		t.Errorf("--no-cache ran %q:\n%s", ran, r.Err)

@@ -18,6 +18,7 @@ import (
 	"github.com/tonistiigi/fsutil"
 
 	"github.com/buildd/buildd/cmd/buildctl/archive"
+	"github.com/buildd/buildd/cmd/buildctl/layout"
 	"github.com/buildd/buildd/cmd/buildctl/option"
 )
 
@@ -219,7 +220,7 @@ func (in inputs) layout(name, s string) (string, error) {
 	if i := strings.LastIndexByte(s, ':'); i >= 0 && !strings.Contains(s[i:], "/") {
 		dir, tag = s[:i], s[i+1:]
 	}
-	store, err := option.Layout(dir)
+	store, err := layout.Open(dir)
 	if err != nil {
 		return "", err
 	}

@@ -21,6 +21,11 @@ func (f *flags) docker(ctx context.Context, r *request, where string) error {
 	if err := f.both(r, true); err != nil {
 		return err
 	}
+	for _, o := range f.outputs {
+		if !strings.Contains(o, "=") && strings.HasSuffix(o, ".tar") {
+			fmt.Fprintf(os.Stderr, "note: --output %s makes a directory of that name; for an archive: --output type=tar,dest=%s\n", o, o)
+		}
+	}
 	r.opt.Frontend = "dockerfile.v0"
 	if r.quiet {
 		r.progress = "quiet"

@@ -32,6 +32,10 @@ func (r *request) run(ctx context.Context, c *client.Client) (err error) {
 	if r.refFile != "" {
 		defer func() { err = errors.Join(err, writeFile("--ref-file", r.refFile, []byte(r.opt.Ref))) }()
 	}
+	var failures progress.Failures
+	if display.Quiet() {
+		trace = append(trace, failures.Add)
+	}
 	var answer *gwclient.Result
 	var res *client.SolveResponse
 	if r.call != nil {
@@ -45,6 +49,7 @@ func (r *request) run(ctx context.Context, c *client.Client) (err error) {
 	}
 	warnings, displayErr := display.Close()
 	if err != nil {
+		failures.Print(os.Stderr)
 		return err
 	}
 	if displayErr != nil {

@@ -142,24 +142,24 @@ func tarOf(t *testing.T, files map[string]string) []byte {
 	return b.Bytes()
 }
 
-// layout is a layout that tests fill.
-type layout struct {
+// fixture is a layout that tests fill.
+type fixture struct {
 	t *testing.T
 	content.Store
 	dir string
 }
 
-func newLayout(t *testing.T) layout {
+func newFixture(t *testing.T) fixture {
 	t.Helper()
 	dir := t.TempDir()
 	s, err := local.NewStore(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return layout{t, s, dir}
+	return fixture{t, s, dir}
 }
 
-func (l layout) put(mediaType string, v any) ocispecs.Descriptor {
+func (l fixture) put(mediaType string, v any) ocispecs.Descriptor {
 	l.t.Helper()
 	b, err := json.Marshal(v)
 	if err != nil {
@@ -172,7 +172,7 @@ func (l layout) put(mediaType string, v any) ocispecs.Descriptor {
 	return d
 }
 
-func (l layout) image(arch string) ocispecs.Descriptor {
+func (l fixture) image(arch string) ocispecs.Descriptor {
 	l.t.Helper()
 	config := l.put(ocispecs.MediaTypeImageConfig, ocispecs.Image{Platform: ocispecs.Platform{OS: "linux", Architecture: arch}})
 	return l.put(ocispecs.MediaTypeImageManifest, ocispecs.Manifest{MediaType: ocispecs.MediaTypeImageManifest, Config: config})
@@ -184,7 +184,7 @@ func named(d ocispecs.Descriptor, key, name string) ocispecs.Descriptor {
 }
 
 func TestFind(t *testing.T) {
-	l := newLayout(t)
+	l := newFixture(t)
 	const full, ref = "io.containerd.image.name", ocispecs.AnnotationRefName
 	att := named(l.image("riscv64"), attestationFor, "attestation-manifest")
 	lost := ocispecs.Descriptor{MediaType: ocispecs.MediaTypeImageManifest, Digest: digest.FromString("lost"), Size: 4}

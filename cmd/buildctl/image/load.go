@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/buildd/buildd/cmd/buildctl/connect"
+	"github.com/buildd/buildd/cmd/buildctl/layout"
 	"github.com/buildd/buildd/cmd/buildctl/option"
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
@@ -19,7 +20,6 @@ import (
 	"github.com/containerd/platforms"
 	"github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/client/llb"
-	"github.com/moby/buildkit/client/ociindex"
 	gwclient "github.com/moby/buildkit/frontend/gateway/client"
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/spf13/cobra"
@@ -114,11 +114,11 @@ func openImages(ctx context.Context, from string) (_ content.Store, index []ocis
 			return nil, nil, nil, fmt.Errorf("%w: want an archive, an OCI layout or -", err)
 		}
 		if fi.IsDir() {
-			store, err := option.Layout(from)
+			store, err := layout.Open(from)
 			if err != nil {
 				return nil, nil, nil, err
 			}
-			idx, err := ociindex.NewStoreIndex(from).Read()
+			idx, err := store.Index()
 			if err != nil {
 				return nil, nil, nil, err
 			}

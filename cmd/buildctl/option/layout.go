@@ -2,27 +2,11 @@ package option
 
 import (
 	"fmt"
-	"os"
-	"path/filepath"
 
+	"github.com/buildd/buildd/cmd/buildctl/layout"
 	"github.com/containerd/containerd/v2/core/content"
-	"github.com/containerd/containerd/v2/plugins/content/local"
 	"github.com/tonistiigi/fsutil"
 )
-
-// Layout opens an OCI layout directory for reading.
-func Layout(dir string) (content.Store, error) {
-	if _, err := os.Stat(filepath.Join(dir, "oci-layout")); err != nil {
-		if _, err := os.Stat(filepath.Join(dir, "index.json")); err != nil {
-			return nil, fmt.Errorf("%s is no OCI layout: it has neither oci-layout nor index.json", dir)
-		}
-	}
-	s, err := local.NewStore(dir)
-	if err != nil {
-		return nil, fmt.Errorf("open OCI layout: %w", err)
-	}
-	return s, nil
-}
 
 // Layouts reads the values of --oci-layout, ID=DIR.
 func Layouts(values []string) (map[string]content.Store, error) {
@@ -32,7 +16,7 @@ func Layouts(values []string) (map[string]content.Store, error) {
 	}
 	out := make(map[string]content.Store, len(dirs))
 	for id, dir := range dirs {
-		if out[id], err = Layout(dir); err != nil {
+		if out[id], err = layout.Open(dir); err != nil {
 			return nil, fmt.Errorf("%q: %w", id+"="+dir, err)
 		}
 	}

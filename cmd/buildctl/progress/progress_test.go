@@ -116,3 +116,24 @@ func TestErrors(t *testing.T) {
 		t.Errorf("%s", s)
 	}
 }
+
+func TestFailures(t *testing.T) {
+	var f Failures
+	long := bytes.Repeat([]byte("x"), maxTail)
+	for range 5 {
+		f.Add(&client.SolveStatus{Logs: []*client.VertexLog{{Vertex: "sha256:2", Data: long}}})
+	}
+	f.Add(&client.SolveStatus{
+		Vertexes: []*client.Vertex{{Digest: "sha256:1", Name: "good"}, {Digest: "sha256:2", Name: "bad", Error: "exit code 1"}, {Digest: "sha256:3", Name: "silent", Error: "x"}},
+		Logs:     []*client.VertexLog{{Vertex: "sha256:1", Data: []byte("fine")}, {Vertex: "sha256:2", Data: []byte("the reason")}},
+	})
+	var b bytes.Buffer
+	f.Print(&b)
+	s := b.String()
+	if !strings.Contains(s, " > bad:\n") || !strings.Contains(s, "the reason\n------") || strings.Contains(s, "fine") || strings.Contains(s, "silent") {
+		t.Errorf("%.200s", s)
+	}
+	if len(s) > 3*maxTail {
+		t.Errorf("%d bytes of a log are kept", len(s))
+	}
+}
