@@ -4,11 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
+	"github.com/buildd/buildd/builder"
 	"github.com/buildd/buildd/cache/gc"
 	"github.com/buildd/buildd/cmd/buildd/config"
 	"github.com/buildd/buildd/worker/agent"
 	"github.com/buildd/buildd/worker/userns"
+	"github.com/moby/buildkit/solver/pb"
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 )
@@ -92,7 +95,7 @@ func (d *daemon) wireWorker(ctx context.Context, c config.Config) (*agent.Server
 	var collector *gc.Collector
 	w, err := agent.NewServer(agent.ServerConfig{
 		Steps: steps.run, Trees: s.trees, Blobs: s.blobs, Dir: c.Root, ID: steps.id, Version: version, Platforms: platformNames(steps.platforms),
-		Labels: steps.labels, Slots: c.Workers.OCI.MaxParallelism, Ended: func() { collector.Kick() }, Log: d.log,
+		Labels: steps.labels, Slots: c.Workers.OCI.MaxParallelism, Allow: allowSteps(c.Entitlements), Ended: func() { collector.Kick() }, Log: d.log,
 	})
 	if err != nil {
 		return nil, err
@@ -103,4 +106,22 @@ func (d *daemon) wireWorker(ctx context.Context, c config.Config) (*agent.Server
 	})
 	d.background = append(d.background, collector.Run, w.Maintain)
 	return w, nil
+}
+
+// allowSteps refuses what the worker's owner did not allow, whatever daemons do.
+func allowSteps(entitlements []string) func(*pb.Op) error {
+	need := func(name string, wanted bool) error {
+		if !wanted || slices.Contains(entitlements, name) {
+			return nil
+		}
+		return fmt.Errorf("%s is not allowed by the worker: start it with --allow-insecure-entitlement %s", name, name)
+	}
+	return func(o *pb.Op) error {
+		x := o.GetExec()
+		return errors.Join(
+			need(builder.EntitlementNetworkHost, x.GetNetwork() == pb.NetMode_HOST),
+			need(builder.EntitlementSecurityInsecure, x.GetSecurity() == pb.SecurityMode_INSECURE),
+			need(builder.EntitlementDevice, len(x.GetCdiDevices()) > 0),
+		)
+	}
 }

@@ -19,6 +19,7 @@ import (
 
 	"github.com/buildd/buildd/cache"
 	workerv1 "github.com/buildd/buildd/proto/buildd/worker/v1"
+	"github.com/buildd/buildd/worker/op"
 )
 
 func newLayerID() string {
@@ -295,5 +296,39 @@ func TestNotFound(t *testing.T) {
 			_, err = b.Recv()
 		}
 		wantCode(t, err, code, d)
+	}
+}
+
+// TestNotAllowed asks a worker for what its owner does not give; another one does.
+func TestNotAllowed(t *testing.T) {
+	daemon := newNode(t)
+	same := stepsFunc(func(_ context.Context, r op.Request) ([]cache.Tree, error) { return r.Inputs, nil })
+	strict := newRemoteNode(t, same, func(c *ServerConfig) { c.Allow = func(*pb.Op) error { return errors.New("not here") } })
+	in := daemon.file(t, "", "f", "1")
+	_, _, err := run(t, daemon.newRemote(t, strict.addr), shell("true"), in)
+	if err == nil || !strings.Contains(err.Error(), "not here") || !errors.Is(err, errNoOther) {
+		t.Errorf("error %v", err)
+	}
+	if _, _, err := run(t, daemon.newRemote(t, strict.addr, newRemoteNode(t, same).addr), shell("true"), in); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestDevicesStay(t *testing.T) {
+	daemon := newNode(t)
+	w := newRemoteNode(t, stepsFunc(func(_ context.Context, r op.Request) ([]cache.Tree, error) {
+		if n := len(r.Op.GetExec().CdiDevices); n != 0 {
+			t.Errorf("%d devices", n)
+		}
+		return r.Inputs, nil
+	}))
+	in, o := daemon.file(t, "", "f", "1"), shell("true")
+	o.GetExec().CdiDevices = []*pb.CDIDevice{{Name: "vendor.com/class=x", Optional: true}}
+	if _, _, err := run(t, daemon.newRemote(t, w.addr), o, in); err != nil {
+		t.Error(err)
+	}
+	o.GetExec().CdiDevices[0].Optional = false
+	if _, _, err := run(t, daemon.newRemote(t, w.addr), o, in); err == nil || !strings.Contains(err.Error(), "vendor.com/class=x") {
+		t.Errorf("error %v", err)
 	}
 }

@@ -166,7 +166,10 @@ func (r *Remote) place(ctx context.Context, s *step) ([]cache.Tree, error) {
 	}
 }
 
-var errNoWorker = errors.New("no worker can be reached that could run the step")
+var (
+	errNoWorker = errors.New("no worker can be reached that could run the step")
+	errNoOther  = errors.New("no other worker is left to run the step")
+)
 
 // join is errors.Join on one line, as a build shows one for an error.
 func join(errs ...error) error {
@@ -196,7 +199,7 @@ func (r *Remote) choose(ctx context.Context, s *step, tried map[*peer]bool) (*pe
 		}
 	}
 	if len(all) == 0 {
-		return nil, errNoWorker
+		return nil, errNoOther
 	}
 	offers := ask(ctx, s, fresh, askTimeout, false)
 	if len(offers) == 0 { // now patience is better than speed
@@ -288,7 +291,7 @@ func (p *peer) lost(err error) error {
 	switch st.Code() {
 	case codes.InvalidArgument:
 		return fmt.Errorf("worker %s refused: %w", p.addr, plain(err))
-	case codes.ResourceExhausted, codes.FailedPrecondition, codes.NotFound:
+	case codes.ResourceExhausted, codes.FailedPrecondition, codes.NotFound, codes.PermissionDenied:
 		return &lostError{addr: p.addr, err: plain(err)}
 	case codes.Unavailable, codes.DeadlineExceeded, codes.Canceled:
 		return &lostError{addr: p.addr, err: fmt.Errorf("the connection broke: %w", plain(err)), down: true}

@@ -96,6 +96,9 @@ func (s *Server) request(start *workerv1.Start, lease *lease) (r op.Request, err
 	if err := op.Validate(r.Op); err != nil {
 		return r, status.Error(codes.InvalidArgument, err.Error())
 	}
+	if err := s.cfg.Allow(r.Op); err != nil {
+		return r, status.Error(codes.PermissionDenied, err.Error())
+	}
 	for i, in := range start.Inputs {
 		var ids []cache.LayerID
 		for _, l := range in.GetLayers() {

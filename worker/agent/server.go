@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/moby/buildkit/solver/pb"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -44,6 +45,9 @@ type ServerConfig struct {
 	// LeaseTime is how long layers are kept after they were used last, if there
 	// is space. Default: two days, so that what was built yesterday is quick today.
 	LeaseTime time.Duration
+	// Allow refuses, with an error, steps that want more than this machine gives to
+	// clients. nil allows all that Steps can do.
+	Allow func(o *pb.Op) error
 	// Ended is called after every step: a garbage collector may have work. It
 	// knows what to keep if it has the Server as a gc.Extra.
 	Ended func()
@@ -59,6 +63,9 @@ func (c *ServerConfig) applyDefaults() error {
 	c.Log = cmp.Or(c.Log, slog.Default())
 	if c.Ended == nil {
 		c.Ended = func() {}
+	}
+	if c.Allow == nil {
+		c.Allow = func(*pb.Op) error { return nil }
 	}
 	return nil
 }

@@ -45,6 +45,10 @@ func (r *Remote) newStep(q op.Request) (*step, error) {
 		Request: q, lease: r.cfg.Trees.Lease("step on a worker"), names: namesOf(q.Op),
 		inputs: map[cache.LayerID]bool{}, headers: map[string]tree.Header{}, sizes: map[string]int64{},
 	}
+	var err error
+	if s.Op, err = withoutDevices(q.Op); err != nil {
+		return nil, err
+	}
 	platform := q.Platform
 	if platform == nil {
 		platform = q.Op.Platform
@@ -57,6 +61,24 @@ func (r *Remote) newStep(q op.Request) (*step, error) {
 		return nil, err
 	}
 	return s, nil
+}
+
+// withoutDevices leaves out devices that a step can do without, and refuses others:
+// whether a build may use a device is decided where it is solved, and nothing is
+// known there of devices that other machines have.
+func withoutDevices(o *pb.Op) (*pb.Op, error) {
+	devices := o.GetExec().GetCdiDevices()
+	if len(devices) == 0 {
+		return o, nil
+	}
+	for _, d := range devices {
+		if !d.Optional {
+			return nil, fmt.Errorf("device %s cannot be had: steps run on other machines, and devices stay on theirs", d.Name)
+		}
+	}
+	o = o.CloneVT()
+	o.GetExec().CdiDevices = nil
+	return o, nil
 }
 
 // heard tells whether anybody has seen output of the step.
