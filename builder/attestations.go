@@ -3,7 +3,6 @@ package builder
 import (
 	"context"
 	"crypto/rand"
-	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -38,6 +37,9 @@ type attestations struct {
 	asked attest.Options
 	call  *attest.Call
 	build *attest.Build
+
+	mu     sync.Mutex // guards layers
+	layers map[cache.LayerID]*ocispecs.Descriptor
 }
 
 func (b *Builder) newAttestations(req *control.SolveRequest) (*attestations, error) {
@@ -46,14 +48,14 @@ func (b *Builder) newAttestations(req *control.SolveRequest) (*attestations, err
 		return nil, err
 	}
 	a := &attestations{
-		asked: asked,
-		call:  b.producers.NewCall(attest.Request{Frontend: req.Frontend, Args: req.FrontendAttrs, Inputs: req.FrontendInputs}),
+		asked: asked, layers: map[cache.LayerID]*ocispecs.Descriptor{},
+		call: b.producers.NewCall(attest.Request{Frontend: req.Frontend, Args: req.FrontendAttrs, Inputs: req.FrontendInputs}),
 		build: &attest.Build{
 			ID: strings.ToLower(rand.Text()), Env: b.ProvenanceEnv, DockerfileVersion: b.DockerfileVersion,
 			CompatibilityVersion: int(req.CompatibilityVersion),
 		},
 	}
-	a.build.Begin()
+	a.build.Begin(asked.Provenance != nil && asked.Provenance.Usage)
 	return a, nil
 }
 
@@ -67,6 +69,7 @@ func (j *job) attest(ctx context.Context, res *gwclient.Result, in *export.Input
 	if err != nil {
 		return nil, err
 	}
+	j.attests.build.Finish()
 	captures, err := j.attests.call.Captures(res, all)
 	if err != nil {
 		return nil, err
@@ -233,11 +236,28 @@ func (j *job) layers(ctx context.Context, e solver.Edge) []ocispecs.Descriptor {
 	}
 	var out []ocispecs.Descriptor
 	for _, l := range infos {
-		d, err := j.b.Trees.KnownBlob(ctx, l.ID)
-		if errors.Is(err, cache.ErrNotFound) {
+		d := j.knownBlob(ctx, l.ID)
+		if d == nil {
 			return nil
 		}
-		out = append(out, d)
+		out = append(out, *d)
 	}
 	return out
+}
+
+// knownBlob is asked for the same layers by every step that is built on them. One
+// that is not known may become so.
+func (j *job) knownBlob(ctx context.Context, id cache.LayerID) *ocispecs.Descriptor {
+	a := j.attests
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if d, ok := a.layers[id]; ok {
+		return d
+	}
+	found, err := j.b.Trees.KnownBlob(ctx, id)
+	if err != nil {
+		return nil
+	}
+	a.layers[id] = &found
+	return &found
 }

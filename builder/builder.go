@@ -38,6 +38,8 @@ type Outcome struct {
 	Response map[string]string
 	Results  []*export.Result
 	Err      error
+	// Metadata is the frontend's.
+	Metadata map[string][]byte
 	// Attested is what is known of how the results came about.
 	Attested []Attested
 }
@@ -140,7 +142,7 @@ func (j *job) output(ctx context.Context, res *gwclient.Result) Outcome {
 		return Outcome{Err: j.build.Locate(err)}
 	}
 	out := j.export(ctx, in)
-	out.Attested = attested
+	out.Metadata, out.Attested = in.Metadata, attested
 	return out
 }
 

@@ -146,6 +146,12 @@ func (c *Capture) source(p source.Pin) error {
 			img.Platform = &spec
 		}
 		c.addImage(img)
+	case "docker-image+blob", "oci-layout+blob":
+		d, err := digest.Parse(p.Resolved)
+		if err != nil {
+			return fmt.Errorf("provenance of %s: digest %q: %w", r.Identifier, p.Resolved, err)
+		}
+		c.addBlob(Blob{Ref: r.Ref(), Digest: d, Layout: r.Scheme() == "oci-layout+blob"})
 	case "git":
 		c.gitSource(p)
 	case "http", "https":

@@ -27,6 +27,13 @@ func (s *sources) materials() ([]material, error) {
 		}
 		out = append(out, material{URI: uri, Digest: digestSet(i.Digest)})
 	}
+	for _, b := range s.blobs {
+		uri, err := packageURL(purlType(b.Layout), b.Ref, nil, packageurl.Qualifier{Key: "ref_type", Value: "blob"})
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, material{URI: uri, Digest: digestSet(b.Digest)})
+	}
 	for _, g := range s.git {
 		out = append(out, material{URI: g.URL, Digest: commitDigest(g.Commit)})
 		if g.Bundle == "" {

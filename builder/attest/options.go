@@ -50,11 +50,11 @@ type Provenance struct {
 func (p Provenance) PredicateType() string { return "https://slsa.dev/provenance/" + p.Version }
 
 // Recorded is what history records keep. They take the builder from what the
-// client asked for.
+// client asked for, and tell of resources if it asked for that.
 func Recorded(o Options) Provenance {
-	p := Provenance{Version: V1, Filename: defaultFilename, Usage: true}
+	p := Provenance{Version: V1, Filename: defaultFilename}
 	if o.Provenance != nil {
-		p.Builder = o.Provenance.Builder
+		p.Builder, p.Usage = o.Provenance.Builder, o.Provenance.Usage
 	}
 	return p
 }

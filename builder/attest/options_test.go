@@ -61,10 +61,10 @@ func TestParse(t *testing.T) {
 }
 
 func TestRecorded(t *testing.T) {
-	if p := Recorded(Options{}); p.Minimal || p.Version != V1 || !p.Usage || p.Builder != "" {
+	if p := Recorded(Options{}); p.Minimal || p.Version != V1 || p.Usage || p.Builder != "" {
 		t.Errorf("%+v", p)
 	}
-	if p := Recorded(Options{Provenance: &Provenance{Builder: "me", Minimal: true, Version: V02}}); p.Minimal || p.Version != V1 || p.Builder != "me" {
+	if p := Recorded(Options{Provenance: &Provenance{Builder: "me", Minimal: true, Version: V02, Usage: true}}); p.Minimal || !p.Usage || p.Version != V1 || p.Builder != "me" {
 		t.Errorf("%+v", p)
 	}
 }

@@ -33,14 +33,13 @@ type Build struct {
 	ended *sample // after once
 }
 
-// Begin says that the build begins now.
-func (b *Build) Begin() { b.begun = takeSample() }
+// Begin says that the build begins now, and that the resources that the machine
+// uses are to be told.
+func (b *Build) Begin(usage bool) { b.begun = takeSample(usage) }
 
-// finish takes the time when a provenance is first asked for: all steps are done
-// then.
-func (b *Build) finish() *sample {
-	b.once.Do(func() { b.ended = takeSample() })
-	return b.ended
+// Finish says that all steps are done. Only the first call counts.
+func (b *Build) Finish() {
+	b.once.Do(func() { b.ended = takeSample(b.begun.CPU != nil) })
 }
 
 // facts are what both versions tell.
@@ -93,7 +92,8 @@ func (b *Build) Predicate(ctx context.Context, c *Capture, o Provenance) ([]byte
 }
 
 func (b *Build) facts(ctx context.Context, c *Capture, o Provenance) (*facts, error) {
-	end := b.finish()
+	b.Finish()
+	end := b.ended
 	f := &facts{
 		Provenance: o, platform: c.platform, env: b.Env, id: b.ID, started: b.begun.Timestamp, finished: end.Timestamp,
 		wholeRequest: c.request.Frontend != "", wholeMaterials: len(c.locals) == 0,

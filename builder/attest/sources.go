@@ -18,6 +18,13 @@ type Image struct {
 	Layout   bool               // it came from an OCI layout of the client
 }
 
+// Blob is a blob of a registry or of an OCI layout that was read as a file.
+type Blob struct {
+	Ref    string // NAME@DIGEST
+	Digest digest.Digest
+	Layout bool
+}
+
 // Git is a repository. URL has the ref as its fragment.
 type Git struct {
 	URL, Commit string
@@ -35,6 +42,7 @@ type Download struct {
 // sources are all that a graph was made of, each once.
 type sources struct {
 	images []Image
+	blobs  []Blob
 	git    []Git
 	http   []Download
 	locals []string // names of the client's directories
@@ -55,6 +63,12 @@ func samePlatform(a, b *ocispecs.Platform) bool {
 		return a == b
 	}
 	return a.OS == b.OS && a.Architecture == b.Architecture && a.Variant == b.Variant && a.OSVersion == b.OSVersion
+}
+
+func (s *sources) addBlob(b Blob) {
+	if !slices.Contains(s.blobs, b) {
+		s.blobs = append(s.blobs, b)
+	}
 }
 
 func (s *sources) addGit(g Git) {
@@ -82,6 +96,9 @@ func (s *sources) merge(o sources) {
 	for _, i := range o.images {
 		s.addImage(i)
 	}
+	for _, b := range o.blobs {
+		s.addBlob(b)
+	}
 	for _, g := range o.git {
 		s.addGit(g)
 	}
@@ -95,6 +112,7 @@ func (s *sources) merge(o sources) {
 
 func (s *sources) sort() {
 	slices.SortStableFunc(s.images, func(a, b Image) int { return cmp.Compare(a.Ref, b.Ref) })
+	slices.SortStableFunc(s.blobs, func(a, b Blob) int { return cmp.Compare(a.Ref, b.Ref) })
 	slices.SortStableFunc(s.git, func(a, b Git) int { return cmp.Compare(a.URL, b.URL) })
 	slices.SortStableFunc(s.http, func(a, b Download) int { return cmp.Compare(a.URL, b.URL) })
 	slices.Sort(s.locals)

@@ -34,6 +34,8 @@ func TestMaterials(t *testing.T) {
 	s.addImage(Image{Ref: "docker.io/library/busybox:latest", Platform: &ocispecs.Platform{OS: "linux", Architecture: "arm64", Variant: "v8"}, Digest: d})
 	s.addImage(Image{Ref: "example.com/a/b/c@" + d.String(), Digest: d})
 	s.addImage(Image{Ref: "docker.io/library/base@" + d.String(), Digest: d, Layout: true})
+	s.addBlob(Blob{Ref: "example.com/files@" + d.String(), Digest: d})
+	s.addBlob(Blob{Ref: "example.com/files@" + d.String(), Digest: d})
 	s.addGit(Git{URL: "https://a:b@example.com/r.git#v1", Commit: commitID})
 	s.addGit(Git{URL: "https://a:b@example.com/r.git#v1", Commit: commitID})
 	s.addGit(Git{URL: "https://example.com/r.git#v1", Commit: sha256, Bundle: "docker-image+blob://example.com/bundles@" + d.String()})
@@ -49,6 +51,7 @@ func TestMaterials(t *testing.T) {
 		{"pkg:docker/busybox@latest?platform=linux%2Farm64", hex},
 		{"pkg:docker/example.com/a/b/c?digest=" + d.String(), hex},
 		{"pkg:oci/base?digest=" + d.String(), hex},
+		{"pkg:docker/example.com/files?digest=" + d.String() + "&ref_type=blob", hex},
 		{"https://xxxxx:xxxxx@example.com/r.git#v1", map[string]string{"sha1": commitID}},
 		{"https://example.com/r.git#v1", map[string]string{"sha256": sha256}},
 		{"pkg:docker/example.com/bundles@latest?ref_type=bundle&vcs_url=https:%2F%2Fexample.com%2Fr.git%23v1", hex},

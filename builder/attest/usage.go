@@ -67,9 +67,12 @@ type pressureLine struct {
 	Total  *uint64  `json:"total"`
 }
 
-// takeSample reads /proc.
-func takeSample() *sample {
+// takeSample takes the time, and reads /proc if usage is asked for.
+func takeSample(usage bool) *sample {
 	s := &sample{Timestamp: time.Now().UTC()}
+	if !usage {
+		return s
+	}
 	fs, err := procfs.NewDefaultFS()
 	if err != nil {
 		return s

@@ -3,6 +3,7 @@ package history
 import (
 	"bytes"
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -24,18 +25,15 @@ type finalizer struct {
 	done  chan struct{} // closed when the record is complete
 }
 
-// finalizeLater saves the trace of a build that is recorded already, once it is
-// whole.
-func (s *Store) finalizeLater(ctx context.Context, ref string, b *trace.Build) {
-	if b == nil {
-		return
-	}
-	f := &finalizer{ready: make(chan struct{}), done: make(chan struct{})}
-	s.mu.Lock()
-	s.open[ref] = f
-	s.mu.Unlock()
-	s.tracing.Go(func() {
-		defer close(f.done)
+func newFinalizer() *finalizer {
+	return &finalizer{ready: make(chan struct{}), done: make(chan struct{})}
+}
+
+// complete saves the trace of a build whose record is there already, once the
+// trace is whole.
+func (s *Store) complete(ctx context.Context, ref string, b *trace.Build, f *finalizer) {
+	defer close(f.done)
+	if b != nil {
 		select {
 		case <-f.ready:
 		case <-time.After(finalizeAfter):
@@ -44,10 +42,10 @@ func (s *Store) finalizeLater(ctx context.Context, ref string, b *trace.Build) {
 		if err := s.saveTrace(ctx, ref, b); err != nil {
 			s.Log.Error("record trace of build", "ref", ref, "error", err)
 		}
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		delete(s.open, ref)
-	})
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.open, ref)
 }
 
 // finalize waits until a record is complete. One that is needs nothing.
@@ -72,9 +70,17 @@ func (s *Store) saveTrace(ctx context.Context, ref string, b *trace.Build) error
 	if err := trace.Encode(&buf, b.Spans()); err != nil {
 		return err
 	}
-	d, err := s.saveBlob(ctx, mediaTypeTrace, buf.Bytes())
-	if err != nil {
+	if err := s.settle(ctx); err != nil {
 		return err
 	}
-	return s.modify(ref, func(r *control.BuildHistoryRecord) { r.Trace = d })
+	e := newEntry(nil)
+	d := e.blob(mediaTypeTrace, buf.Bytes())
+	if err := s.write(ctx, nil, e.blobs); err != nil {
+		return err
+	}
+	err := s.modify(ref, func(r *control.BuildHistoryRecord) { r.Trace = d })
+	if errors.Is(err, ErrNotFound) { // it was deleted meanwhile
+		return nil
+	}
+	return err
 }

@@ -11,7 +11,6 @@ import (
 
 	"github.com/buildd/buildd/solver/progress"
 	"github.com/containerd/containerd/v2/core/content"
-	"github.com/containerd/errdefs"
 	control "github.com/moby/buildkit/api/services/control"
 	"github.com/opencontainers/go-digest"
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
@@ -20,9 +19,9 @@ import (
 // maxEvent bounds one event of a log that is read back.
 const maxEvent = 64 << 20
 
-// saveLog writes a build's whole progress as BuildKit does: events, each behind
+// encodeLog writes a build's whole progress as BuildKit does: events, each behind
 // its length as four bytes, little endian.
-func (s *Store) saveLog(ctx context.Context, ref string, log *progress.Log) (*control.Descriptor, error) {
+func encodeLog(ctx context.Context, log *progress.Log) ([]byte, error) {
 	var buf bytes.Buffer
 	err := log.Follow(ctx, func(e *control.StatusResponse) error {
 		b, err := e.MarshalVT()
@@ -34,9 +33,9 @@ func (s *Store) saveLog(ctx context.Context, ref string, log *progress.Log) (*co
 		return nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("save log of build %s: %w", ref, err)
+		return nil, fmt.Errorf("save log: %w", err)
 	}
-	return s.saveBlob(ctx, mediaTypeStatus, buf.Bytes())
+	return buf.Bytes(), nil
 }
 
 // Replay sends the progress of a build that is over.
@@ -48,7 +47,7 @@ func (s *Store) Replay(ctx context.Context, ref string, send func(*control.Statu
 	if rec.Logs == nil {
 		return fmt.Errorf("log of build %q: %w", ref, ErrNotFound)
 	}
-	ra, err := s.Blobs.ReaderAt(ctx, ocispecs.Descriptor{Digest: digest.Digest(rec.Logs.Digest), Size: rec.Logs.Size})
+	ra, err := s.Contents().ReaderAt(ctx, ocispecs.Descriptor{Digest: digest.Digest(rec.Logs.Digest), Size: rec.Logs.Size})
 	if err != nil {
 		return fmt.Errorf("open log of build %s: %w", ref, err)
 	}
@@ -77,11 +76,4 @@ func (s *Store) Replay(ctx context.Context, ref string, send func(*control.Statu
 			return err
 		}
 	}
-}
-
-func ignoreExists(err error) error {
-	if errdefs.IsAlreadyExists(err) {
-		return nil
-	}
-	return err
 }

@@ -58,13 +58,13 @@ func stub(id trace.TraceID, parent trace.SpanContext, name string, kind trace.Sp
 	}
 }
 
-// End ends the build's span and enters one for each step and each part of a step
+// End ends the build's span at a time and enters one for each step and each part of a step
 // that follow tells of: it calls its argument with the build's whole progress.
-func (b *Build) End(ctx context.Context, ref string, err error, follow func(context.Context, func(*control.StatusResponse) error) error) error {
+func (b *Build) End(ctx context.Context, ref string, at time.Time, err error, follow func(context.Context, func(*control.StatusResponse) error) error) error {
 	if b == nil {
 		return nil
 	}
-	b.span.EndTime = time.Now()
+	b.span.EndTime = at
 	b.span.Attributes = []attribute.KeyValue{attribute.String("ref", ref)}
 	b.span.Status = statusOf(err)
 	steps := steps{build: b.span, by: map[string]*tracetest.SpanStub{}}

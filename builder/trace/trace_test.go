@@ -87,7 +87,7 @@ func TestBuildIsPartOfTheClientsTrace(t *testing.T) {
 			},
 		})
 	}
-	if err := b.End(t.Context(), "ref", errors.New("exit 1"), follow); err != nil {
+	if err := b.End(t.Context(), "ref", time.Now(), errors.New("exit 1"), follow); err != nil {
 		t.Fatal(err)
 	}
 	list := b.Spans()
@@ -125,7 +125,7 @@ func TestBuildIsPartOfTheClientsTrace(t *testing.T) {
 
 func TestBuildWithoutClientsTrace(t *testing.T) {
 	b := NewRecorder().Begin(t.Context())
-	if err := b.End(t.Context(), "ref", nil, func(context.Context, func(*control.StatusResponse) error) error { return nil }); err != nil {
+	if err := b.End(t.Context(), "ref", time.Now(), nil, func(context.Context, func(*control.StatusResponse) error) error { return nil }); err != nil {
 		t.Fatal(err)
 	}
 	list := b.Spans()
@@ -133,7 +133,7 @@ func TestBuildWithoutClientsTrace(t *testing.T) {
 		t.Errorf("%+v", list)
 	}
 	var none *Recorder
-	if b := none.Begin(t.Context()); b.End(t.Context(), "ref", nil, nil) != nil || b.Spans() != nil {
+	if b := none.Begin(t.Context()); b.End(t.Context(), "ref", time.Now(), nil, nil) != nil || b.Spans() != nil {
 		t.Error("no recorder records")
 	}
 }

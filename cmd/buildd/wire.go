@@ -38,6 +38,7 @@ import (
 	"github.com/buildd/buildd/worker/source/local"
 	"github.com/buildd/buildd/worker/source/ocilayout"
 	"github.com/buildd/buildd/worker/source/onefile"
+	"github.com/containerd/containerd/v2/core/content"
 	gwclient "github.com/moby/buildkit/frontend/gateway/client"
 	"github.com/moby/buildkit/solver/pb"
 )
@@ -46,7 +47,7 @@ import (
 type daemon struct {
 	control   *control.Server
 	images    *imageapi.Server
-	blobs     *blob.Store
+	blobs     content.Store // that clients may read
 	forwarder *gateway.Forwarder
 	caches    *remotecache.Set
 	traces    *trace.Recorder
@@ -136,7 +137,7 @@ func wire(ctx context.Context, log *slog.Logger, c config.Config, remote config.
 	if err != nil {
 		return nil, err
 	}
-	d.blobs = s.blobs
+	d.blobs = s.history.Contents()
 	sessions, err := session.NewManager()
 	if err != nil {
 		return nil, err
