@@ -40,10 +40,15 @@ type steps struct {
 
 // forget empties cache mounts.
 func (s *steps) forget(ctx context.Context, ids ...string) error {
-	if s.caches == nil {
-		return nil
+	if s.caches != nil {
+		return s.caches.Forget(ctx, ids...)
 	}
-	return s.caches.Forget(ctx, ids...)
+	if r, ok := s.run.(interface {
+		Forget(ctx context.Context, ids ...string) error
+	}); ok {
+		return r.Forget(ctx, ids...)
+	}
+	return nil
 }
 
 // list implements control's Workers.

@@ -94,7 +94,7 @@ func (d *daemon) wireWorker(ctx context.Context, c config.Config) (*agent.Server
 	}
 	var collector *gc.Collector
 	w, err := agent.NewServer(agent.ServerConfig{
-		Steps: steps.run, Trees: s.trees, Blobs: s.blobs, Dir: c.Root, ID: steps.id, Version: version, Platforms: platformNames(steps.platforms),
+		Steps: steps.run, Caches: steps.caches, Trees: s.trees, Blobs: s.blobs, Dir: c.Root, ID: steps.id, Version: version, Platforms: platformNames(steps.platforms),
 		Labels: steps.labels, Slots: c.Workers.OCI.MaxParallelism, Allow: allowSteps(c.Entitlements), Ended: func() { collector.Kick() }, Log: d.log,
 	})
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/moby/buildkit/solver/pb"
 	"github.com/opencontainers/go-digest"
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -312,5 +313,42 @@ func TestLogs(t *testing.T) {
 		if _, err := NewRemote(RemoteConfig{Workers: []string{addr}, Trees: daemon.trees, Blobs: daemon.blobs}); err == nil || !strings.Contains(err.Error(), addr) {
 			t.Errorf("address %q: %v", addr, err)
 		}
+	}
+}
+
+func TestForgetCaches(t *testing.T) {
+	daemon := newNode(t)
+	n := newNode(t)
+	steps := n.worker(t)
+	s, err := NewServer(ServerConfig{Steps: steps, Caches: steps.Caches, Trees: n.trees, Blobs: n.blobs, Dir: n.dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr, _ := serve(t, "", s)
+	base, remote := daemon.busybox(t), daemon.newRemote(t, addr, "tcp://127.0.0.1:1")
+	count := func() string {
+		t.Helper()
+		_, rec, err := run(t, remote, shell("echo x >> /c/f; wc -l < /c/f", &pb.Mount{
+			Dest: "/c", Input: -1, Output: -1, MountType: pb.MountType_CACHE, CacheOpt: &pb.CacheOpt{ID: "id"},
+		}), base)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return rec.String()
+	}
+	if got := count() + count(); got != "1:1\n1:2\n" {
+		t.Errorf("cache counts %q", got)
+	}
+	if err := remote.Forget(t.Context(), "other"); err != nil {
+		t.Error(err)
+	}
+	if got := count(); got != "1:3\n" {
+		t.Errorf("cache counts %q", got)
+	}
+	if err := remote.Forget(t.Context(), "id", "other"); err != nil {
+		t.Error(err)
+	}
+	if got := count(); got != "1:1\n" {
+		t.Errorf("a forgotten cache counts %q", got)
 	}
 }

@@ -113,6 +113,29 @@ func (r *Remote) Workers(ctx context.Context) []*workerv1.InfoResponse {
 	return slices.DeleteFunc(infos, func(i *workerv1.InfoResponse) bool { return i == nil })
 }
 
+// Forget empties cache mounts on all workers that can be reached. Those of others
+// stay: steps do not rely on what they find in a cache mount.
+func (r *Remote) Forget(ctx context.Context, ids ...string) error {
+	calls, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	var wg sync.WaitGroup
+	for _, p := range r.peers {
+		if p.resting() {
+			continue
+		}
+		wg.Go(func() {
+			if _, err := p.api.ForgetCaches(calls, &workerv1.ForgetCachesRequest{Ids: ids}); err != nil && ctx.Err() == nil {
+				p.fell(err)
+			}
+		})
+	}
+	wg.Wait()
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return nil
+}
+
 // Run implements worker.Steps.
 func (r *Remote) Run(ctx context.Context, q op.Request) ([]cache.Tree, error) {
 	if err := op.Validate(q.Op); err != nil {

@@ -28,6 +28,11 @@ type Steps interface {
 	Run(ctx context.Context, r op.Request) ([]cache.Tree, error)
 }
 
+// Caches keeps cache mounts; a mount.Caches does.
+type Caches interface {
+	Forget(ctx context.Context, ids ...string) error
+}
+
 // ServerConfig is what a Server works with.
 type ServerConfig struct {
 	Steps Steps
@@ -45,6 +50,8 @@ type ServerConfig struct {
 	// LeaseTime is how long layers are kept after they were used last, if there
 	// is space. Default: two days, so that what was built yesterday is quick today.
 	LeaseTime time.Duration
+	// Caches are the cache mounts of Steps; nil for none.
+	Caches Caches
 	// Allow refuses, with an error, steps that want more than this machine gives to
 	// clients. nil allows all that Steps can do.
 	Allow func(o *pb.Op) error
@@ -169,6 +176,22 @@ func (s *Server) HoldLayers(ctx context.Context, r *workerv1.HoldLayersRequest) 
 		}
 	}
 	return out, nil
+}
+
+// maxCaches bounds the ids of one ForgetCaches.
+const maxCaches = 10_000
+
+// ForgetCaches implements the service.
+func (s *Server) ForgetCaches(ctx context.Context, r *workerv1.ForgetCachesRequest) (*workerv1.ForgetCachesResponse, error) {
+	if len(r.Ids) > maxCaches {
+		return nil, status.Errorf(codes.InvalidArgument, "%d cache mounts: at most %d can be forgotten at a time", len(r.Ids), maxCaches)
+	}
+	if s.cfg.Caches != nil {
+		if err := s.cfg.Caches.Forget(ctx, r.Ids...); err != nil {
+			return nil, statusOf(err)
+		}
+	}
+	return &workerv1.ForgetCachesResponse{}, nil
 }
 
 // hold adds a layer to a lease, one of an image even if it was not known. It

@@ -1905,6 +1905,87 @@ func (x *Exit) GetMessage() string {
 	return ""
 }
 
+type ForgetCachesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// ids are those of the ops' cache mounts.
+	Ids           []string `protobuf:"bytes,1,rep,name=ids,proto3" json:"ids,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ForgetCachesRequest) Reset() {
+	*x = ForgetCachesRequest{}
+	mi := &file_buildd_worker_v1_worker_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ForgetCachesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ForgetCachesRequest) ProtoMessage() {}
+
+func (x *ForgetCachesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_buildd_worker_v1_worker_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ForgetCachesRequest.ProtoReflect.Descriptor instead.
+func (*ForgetCachesRequest) Descriptor() ([]byte, []int) {
+	return file_buildd_worker_v1_worker_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *ForgetCachesRequest) GetIds() []string {
+	if x != nil {
+		return x.Ids
+	}
+	return nil
+}
+
+type ForgetCachesResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ForgetCachesResponse) Reset() {
+	*x = ForgetCachesResponse{}
+	mi := &file_buildd_worker_v1_worker_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ForgetCachesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ForgetCachesResponse) ProtoMessage() {}
+
+func (x *ForgetCachesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_buildd_worker_v1_worker_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ForgetCachesResponse.ProtoReflect.Descriptor instead.
+func (*ForgetCachesResponse) Descriptor() ([]byte, []int) {
+	return file_buildd_worker_v1_worker_proto_rawDescGZIP(), []int{30}
+}
+
 var File_buildd_worker_v1_worker_proto protoreflect.FileDescriptor
 
 const file_buildd_worker_v1_worker_proto_rawDesc = "" +
@@ -2026,7 +2107,10 @@ const file_buildd_worker_v1_worker_proto_rawDesc = "" +
 	"\x04exit\x18\x02 \x01(\v2\x16.buildd.worker.v1.ExitR\x04exit\"4\n" +
 	"\x04Exit\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\rR\x04code\x12\x18\n" +
-	"\amessage\x18\x02 \x01(\tR\amessage2\xbb\x04\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\"'\n" +
+	"\x13ForgetCachesRequest\x12\x10\n" +
+	"\x03ids\x18\x01 \x03(\tR\x03ids\"\x16\n" +
+	"\x14ForgetCachesResponse2\x9a\x05\n" +
 	"\x06Worker\x12E\n" +
 	"\x04Info\x12\x1d.buildd.worker.v1.InfoRequest\x1a\x1e.buildd.worker.v1.InfoResponse\x12W\n" +
 	"\n" +
@@ -2035,7 +2119,8 @@ const file_buildd_worker_v1_worker_proto_rawDesc = "" +
 	"\bGetLayer\x12!.buildd.worker.v1.GetLayerRequest\x1a\".buildd.worker.v1.GetLayerResponse0\x01\x12P\n" +
 	"\aPutBlob\x12 .buildd.worker.v1.PutBlobRequest\x1a!.buildd.worker.v1.PutBlobResponse(\x01\x12P\n" +
 	"\aGetBlob\x12 .buildd.worker.v1.GetBlobRequest\x1a!.buildd.worker.v1.GetBlobResponse0\x01\x12C\n" +
-	"\x03Run\x12\x1c.buildd.worker.v1.RunRequest\x1a\x1a.buildd.worker.v1.RunEvent(\x010\x01B:Z8github.com/buildd/buildd/proto/buildd/worker/v1;workerv1b\x06proto3"
+	"\x03Run\x12\x1c.buildd.worker.v1.RunRequest\x1a\x1a.buildd.worker.v1.RunEvent(\x010\x01\x12]\n" +
+	"\fForgetCaches\x12%.buildd.worker.v1.ForgetCachesRequest\x1a&.buildd.worker.v1.ForgetCachesResponseB:Z8github.com/buildd/buildd/proto/buildd/worker/v1;workerv1b\x06proto3"
 
 var (
 	file_buildd_worker_v1_worker_proto_rawDescOnce sync.Once
@@ -2049,41 +2134,43 @@ func file_buildd_worker_v1_worker_proto_rawDescGZIP() []byte {
 	return file_buildd_worker_v1_worker_proto_rawDescData
 }
 
-var file_buildd_worker_v1_worker_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
+var file_buildd_worker_v1_worker_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
 var file_buildd_worker_v1_worker_proto_goTypes = []any{
-	(*InfoRequest)(nil),        // 0: buildd.worker.v1.InfoRequest
-	(*InfoResponse)(nil),       // 1: buildd.worker.v1.InfoResponse
-	(*Load)(nil),               // 2: buildd.worker.v1.Load
-	(*Layer)(nil),              // 3: buildd.worker.v1.Layer
-	(*ImageLayer)(nil),         // 4: buildd.worker.v1.ImageLayer
-	(*Blob)(nil),               // 5: buildd.worker.v1.Blob
-	(*Tree)(nil),               // 6: buildd.worker.v1.Tree
-	(*HoldLayersRequest)(nil),  // 7: buildd.worker.v1.HoldLayersRequest
-	(*HoldLayersResponse)(nil), // 8: buildd.worker.v1.HoldLayersResponse
-	(*PutLayerRequest)(nil),    // 9: buildd.worker.v1.PutLayerRequest
-	(*LayerHeader)(nil),        // 10: buildd.worker.v1.LayerHeader
-	(*PutLayerResponse)(nil),   // 11: buildd.worker.v1.PutLayerResponse
-	(*GetLayerRequest)(nil),    // 12: buildd.worker.v1.GetLayerRequest
-	(*GetLayerResponse)(nil),   // 13: buildd.worker.v1.GetLayerResponse
-	(*PutBlobRequest)(nil),     // 14: buildd.worker.v1.PutBlobRequest
-	(*PutBlobResponse)(nil),    // 15: buildd.worker.v1.PutBlobResponse
-	(*GetBlobRequest)(nil),     // 16: buildd.worker.v1.GetBlobRequest
-	(*GetBlobResponse)(nil),    // 17: buildd.worker.v1.GetBlobResponse
-	(*RunRequest)(nil),         // 18: buildd.worker.v1.RunRequest
-	(*Start)(nil),              // 19: buildd.worker.v1.Start
-	(*RunEvent)(nil),           // 20: buildd.worker.v1.RunEvent
-	(*Log)(nil),                // 21: buildd.worker.v1.Log
-	(*Status)(nil),             // 22: buildd.worker.v1.Status
-	(*Question)(nil),           // 23: buildd.worker.v1.Question
-	(*Answer)(nil),             // 24: buildd.worker.v1.Answer
-	(*Frame)(nil),              // 25: buildd.worker.v1.Frame
-	(*Result)(nil),             // 26: buildd.worker.v1.Result
-	(*Failure)(nil),            // 27: buildd.worker.v1.Failure
-	(*Exit)(nil),               // 28: buildd.worker.v1.Exit
-	nil,                        // 29: buildd.worker.v1.InfoResponse.LabelsEntry
+	(*InfoRequest)(nil),          // 0: buildd.worker.v1.InfoRequest
+	(*InfoResponse)(nil),         // 1: buildd.worker.v1.InfoResponse
+	(*Load)(nil),                 // 2: buildd.worker.v1.Load
+	(*Layer)(nil),                // 3: buildd.worker.v1.Layer
+	(*ImageLayer)(nil),           // 4: buildd.worker.v1.ImageLayer
+	(*Blob)(nil),                 // 5: buildd.worker.v1.Blob
+	(*Tree)(nil),                 // 6: buildd.worker.v1.Tree
+	(*HoldLayersRequest)(nil),    // 7: buildd.worker.v1.HoldLayersRequest
+	(*HoldLayersResponse)(nil),   // 8: buildd.worker.v1.HoldLayersResponse
+	(*PutLayerRequest)(nil),      // 9: buildd.worker.v1.PutLayerRequest
+	(*LayerHeader)(nil),          // 10: buildd.worker.v1.LayerHeader
+	(*PutLayerResponse)(nil),     // 11: buildd.worker.v1.PutLayerResponse
+	(*GetLayerRequest)(nil),      // 12: buildd.worker.v1.GetLayerRequest
+	(*GetLayerResponse)(nil),     // 13: buildd.worker.v1.GetLayerResponse
+	(*PutBlobRequest)(nil),       // 14: buildd.worker.v1.PutBlobRequest
+	(*PutBlobResponse)(nil),      // 15: buildd.worker.v1.PutBlobResponse
+	(*GetBlobRequest)(nil),       // 16: buildd.worker.v1.GetBlobRequest
+	(*GetBlobResponse)(nil),      // 17: buildd.worker.v1.GetBlobResponse
+	(*RunRequest)(nil),           // 18: buildd.worker.v1.RunRequest
+	(*Start)(nil),                // 19: buildd.worker.v1.Start
+	(*RunEvent)(nil),             // 20: buildd.worker.v1.RunEvent
+	(*Log)(nil),                  // 21: buildd.worker.v1.Log
+	(*Status)(nil),               // 22: buildd.worker.v1.Status
+	(*Question)(nil),             // 23: buildd.worker.v1.Question
+	(*Answer)(nil),               // 24: buildd.worker.v1.Answer
+	(*Frame)(nil),                // 25: buildd.worker.v1.Frame
+	(*Result)(nil),               // 26: buildd.worker.v1.Result
+	(*Failure)(nil),              // 27: buildd.worker.v1.Failure
+	(*Exit)(nil),                 // 28: buildd.worker.v1.Exit
+	(*ForgetCachesRequest)(nil),  // 29: buildd.worker.v1.ForgetCachesRequest
+	(*ForgetCachesResponse)(nil), // 30: buildd.worker.v1.ForgetCachesResponse
+	nil,                          // 31: buildd.worker.v1.InfoResponse.LabelsEntry
 }
 var file_buildd_worker_v1_worker_proto_depIdxs = []int32{
-	29, // 0: buildd.worker.v1.InfoResponse.labels:type_name -> buildd.worker.v1.InfoResponse.LabelsEntry
+	31, // 0: buildd.worker.v1.InfoResponse.labels:type_name -> buildd.worker.v1.InfoResponse.LabelsEntry
 	2,  // 1: buildd.worker.v1.InfoResponse.load:type_name -> buildd.worker.v1.Load
 	4,  // 2: buildd.worker.v1.Layer.image:type_name -> buildd.worker.v1.ImageLayer
 	5,  // 3: buildd.worker.v1.ImageLayer.blob:type_name -> buildd.worker.v1.Blob
@@ -2112,15 +2199,17 @@ var file_buildd_worker_v1_worker_proto_depIdxs = []int32{
 	14, // 26: buildd.worker.v1.Worker.PutBlob:input_type -> buildd.worker.v1.PutBlobRequest
 	16, // 27: buildd.worker.v1.Worker.GetBlob:input_type -> buildd.worker.v1.GetBlobRequest
 	18, // 28: buildd.worker.v1.Worker.Run:input_type -> buildd.worker.v1.RunRequest
-	1,  // 29: buildd.worker.v1.Worker.Info:output_type -> buildd.worker.v1.InfoResponse
-	8,  // 30: buildd.worker.v1.Worker.HoldLayers:output_type -> buildd.worker.v1.HoldLayersResponse
-	11, // 31: buildd.worker.v1.Worker.PutLayer:output_type -> buildd.worker.v1.PutLayerResponse
-	13, // 32: buildd.worker.v1.Worker.GetLayer:output_type -> buildd.worker.v1.GetLayerResponse
-	15, // 33: buildd.worker.v1.Worker.PutBlob:output_type -> buildd.worker.v1.PutBlobResponse
-	17, // 34: buildd.worker.v1.Worker.GetBlob:output_type -> buildd.worker.v1.GetBlobResponse
-	20, // 35: buildd.worker.v1.Worker.Run:output_type -> buildd.worker.v1.RunEvent
-	29, // [29:36] is the sub-list for method output_type
-	22, // [22:29] is the sub-list for method input_type
+	29, // 29: buildd.worker.v1.Worker.ForgetCaches:input_type -> buildd.worker.v1.ForgetCachesRequest
+	1,  // 30: buildd.worker.v1.Worker.Info:output_type -> buildd.worker.v1.InfoResponse
+	8,  // 31: buildd.worker.v1.Worker.HoldLayers:output_type -> buildd.worker.v1.HoldLayersResponse
+	11, // 32: buildd.worker.v1.Worker.PutLayer:output_type -> buildd.worker.v1.PutLayerResponse
+	13, // 33: buildd.worker.v1.Worker.GetLayer:output_type -> buildd.worker.v1.GetLayerResponse
+	15, // 34: buildd.worker.v1.Worker.PutBlob:output_type -> buildd.worker.v1.PutBlobResponse
+	17, // 35: buildd.worker.v1.Worker.GetBlob:output_type -> buildd.worker.v1.GetBlobResponse
+	20, // 36: buildd.worker.v1.Worker.Run:output_type -> buildd.worker.v1.RunEvent
+	30, // 37: buildd.worker.v1.Worker.ForgetCaches:output_type -> buildd.worker.v1.ForgetCachesResponse
+	30, // [30:38] is the sub-list for method output_type
+	22, // [22:30] is the sub-list for method input_type
 	22, // [22:22] is the sub-list for extension type_name
 	22, // [22:22] is the sub-list for extension extendee
 	0,  // [0:22] is the sub-list for field type_name
@@ -2162,7 +2251,7 @@ func file_buildd_worker_v1_worker_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_buildd_worker_v1_worker_proto_rawDesc), len(file_buildd_worker_v1_worker_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   30,
+			NumMessages:   32,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

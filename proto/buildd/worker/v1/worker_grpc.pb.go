@@ -22,13 +22,14 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Worker_Info_FullMethodName       = "/buildd.worker.v1.Worker/Info"
-	Worker_HoldLayers_FullMethodName = "/buildd.worker.v1.Worker/HoldLayers"
-	Worker_PutLayer_FullMethodName   = "/buildd.worker.v1.Worker/PutLayer"
-	Worker_GetLayer_FullMethodName   = "/buildd.worker.v1.Worker/GetLayer"
-	Worker_PutBlob_FullMethodName    = "/buildd.worker.v1.Worker/PutBlob"
-	Worker_GetBlob_FullMethodName    = "/buildd.worker.v1.Worker/GetBlob"
-	Worker_Run_FullMethodName        = "/buildd.worker.v1.Worker/Run"
+	Worker_Info_FullMethodName         = "/buildd.worker.v1.Worker/Info"
+	Worker_HoldLayers_FullMethodName   = "/buildd.worker.v1.Worker/HoldLayers"
+	Worker_PutLayer_FullMethodName     = "/buildd.worker.v1.Worker/PutLayer"
+	Worker_GetLayer_FullMethodName     = "/buildd.worker.v1.Worker/GetLayer"
+	Worker_PutBlob_FullMethodName      = "/buildd.worker.v1.Worker/PutBlob"
+	Worker_GetBlob_FullMethodName      = "/buildd.worker.v1.Worker/GetBlob"
+	Worker_Run_FullMethodName          = "/buildd.worker.v1.Worker/Run"
+	Worker_ForgetCaches_FullMethodName = "/buildd.worker.v1.Worker/ForgetCaches"
 )
 
 // WorkerClient is the client API for Worker service.
@@ -67,6 +68,8 @@ type WorkerClient interface {
 	// the stream of requests before that, or the call, cancels the step: the
 	// worker stops it and removes what it made.
 	Run(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[RunRequest, RunEvent], error)
+	// ForgetCaches empties cache mounts that no step uses at the moment.
+	ForgetCaches(ctx context.Context, in *ForgetCachesRequest, opts ...grpc.CallOption) (*ForgetCachesResponse, error)
 }
 
 type workerClient struct {
@@ -174,6 +177,16 @@ func (c *workerClient) Run(ctx context.Context, opts ...grpc.CallOption) (grpc.B
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Worker_RunClient = grpc.BidiStreamingClient[RunRequest, RunEvent]
 
+func (c *workerClient) ForgetCaches(ctx context.Context, in *ForgetCachesRequest, opts ...grpc.CallOption) (*ForgetCachesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ForgetCachesResponse)
+	err := c.cc.Invoke(ctx, Worker_ForgetCaches_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // WorkerServer is the server API for Worker service.
 // All implementations must embed UnimplementedWorkerServer
 // for forward compatibility.
@@ -210,6 +223,8 @@ type WorkerServer interface {
 	// the stream of requests before that, or the call, cancels the step: the
 	// worker stops it and removes what it made.
 	Run(grpc.BidiStreamingServer[RunRequest, RunEvent]) error
+	// ForgetCaches empties cache mounts that no step uses at the moment.
+	ForgetCaches(context.Context, *ForgetCachesRequest) (*ForgetCachesResponse, error)
 	mustEmbedUnimplementedWorkerServer()
 }
 
@@ -240,6 +255,9 @@ func (UnimplementedWorkerServer) GetBlob(*GetBlobRequest, grpc.ServerStreamingSe
 }
 func (UnimplementedWorkerServer) Run(grpc.BidiStreamingServer[RunRequest, RunEvent]) error {
 	return status.Error(codes.Unimplemented, "method Run not implemented")
+}
+func (UnimplementedWorkerServer) ForgetCaches(context.Context, *ForgetCachesRequest) (*ForgetCachesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ForgetCaches not implemented")
 }
 func (UnimplementedWorkerServer) mustEmbedUnimplementedWorkerServer() {}
 func (UnimplementedWorkerServer) testEmbeddedByValue()                {}
@@ -341,6 +359,24 @@ func _Worker_Run_Handler(srv interface{}, stream grpc.ServerStream) error {
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Worker_RunServer = grpc.BidiStreamingServer[RunRequest, RunEvent]
 
+func _Worker_ForgetCaches_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ForgetCachesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(WorkerServer).ForgetCaches(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Worker_ForgetCaches_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(WorkerServer).ForgetCaches(ctx, req.(*ForgetCachesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Worker_ServiceDesc is the grpc.ServiceDesc for Worker service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -355,6 +391,10 @@ var Worker_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "HoldLayers",
 			Handler:    _Worker_HoldLayers_Handler,
+		},
+		{
+			MethodName: "ForgetCaches",
+			Handler:    _Worker_ForgetCaches_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
