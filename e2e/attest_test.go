@@ -371,6 +371,9 @@ func TestRecordsTellHowAndWhy(t *testing.T) {
 	}
 	for _, rec := range all {
 		trace := read(rec.Trace)
+		if log := d.ctl("debug", "logs", rec.Ref); !strings.Contains(log.Out+log.Err, "RUN ") {
+			t.Errorf("log %s%s", log.Out, log.Err)
+		}
 		if rec.Error == nil {
 			if as := rec.Result.GetAttestations(); len(as) != 1 || !strings.Contains(read(as[0]), "pkg:docker/busybox@latest") || !strings.Contains(trace, "RUN echo well") {
 				t.Errorf("attestations %v, trace\n%s", as, trace)

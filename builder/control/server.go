@@ -26,6 +26,9 @@ type Usage interface {
 type History interface {
 	Listen(ctx context.Context, req *control.BuildHistoryRequest, send func(*control.BuildHistoryEvent) error) error
 	Update(ctx context.Context, req *control.UpdateBuildHistoryRequest) error
+	// Replay sends the progress of a build that is over; known is false if there
+	// is no record of it.
+	Replay(ctx context.Context, ref string, send func(*control.StatusResponse) error) (known bool, err error)
 }
 
 // Config is what a Server stands on.
@@ -59,6 +62,9 @@ func (s *Server) Solve(ctx context.Context, req *control.SolveRequest) (*control
 // Status implements control.ControlServer.
 func (s *Server) Status(req *control.StatusRequest, srv control.Control_StatusServer) error {
 	if err := sendTime(srv); err != nil {
+		return err
+	}
+	if known, err := s.History.Replay(srv.Context(), req.Ref, srv.Send); known || err != nil {
 		return err
 	}
 	return s.Builder.Follow(srv.Context(), req.Ref, srv.Send)

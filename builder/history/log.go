@@ -38,15 +38,21 @@ func encodeLog(ctx context.Context, log *progress.Log) ([]byte, error) {
 	return buf.Bytes(), nil
 }
 
-// Replay sends the progress of a build that is over.
-func (s *Store) Replay(ctx context.Context, ref string, send func(*control.StatusResponse) error) error {
+// Replay sends the progress of a build that is over; known is false if there is
+// no record of it.
+func (s *Store) Replay(ctx context.Context, ref string, send func(*control.StatusResponse) error) (known bool, err error) {
 	rec, err := s.get(ref)
+	if errors.Is(err, ErrNotFound) || (err == nil && rec.Logs == nil) {
+		return false, nil
+	}
 	if err != nil {
-		return err
+		return false, err
 	}
-	if rec.Logs == nil {
-		return fmt.Errorf("log of build %q: %w", ref, ErrNotFound)
-	}
+	return true, s.replay(ctx, rec, send)
+}
+
+func (s *Store) replay(ctx context.Context, rec *control.BuildHistoryRecord, send func(*control.StatusResponse) error) error {
+	ref := rec.Ref
 	ra, err := s.Contents().ReaderAt(ctx, ocispecs.Descriptor{Digest: digest.Digest(rec.Logs.Digest), Size: rec.Logs.Size})
 	if err != nil {
 		return fmt.Errorf("open log of build %s: %w", ref, err)

@@ -49,7 +49,7 @@ func TestRecordsDoNotWaitForTheDisk(t *testing.T) {
 			t.Errorf("%s: %v", when, err)
 		}
 		events := 0
-		if err := s.Replay(t.Context(), "build1", func(*control.StatusResponse) error { events++; return nil }); err != nil || events == 0 {
+		if known, err := s.Replay(t.Context(), "build1", func(*control.StatusResponse) error { events++; return nil }); !known || err != nil || events == 0 {
 			t.Errorf("%s: %d events, %v", when, events, err)
 		}
 		d := digest.Digest(rec.Result.Attestations[0].Digest)
@@ -79,6 +79,9 @@ func TestRecordsDoNotWaitForTheDisk(t *testing.T) {
 		t.Errorf("%+v stays", s.late)
 	}
 	check("after")
+	if known, err := s.Replay(t.Context(), "other", nil); known || err != nil {
+		t.Errorf("a build without record: %v %v", known, err)
+	}
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
