@@ -18,9 +18,9 @@ import (
 // that: the one of an image layer has no nanoseconds, no sockets and no files
 // called ".wh.", and parts of a layer would change on their way between machines.
 // What is written is the layer's index, then the bytes of its regular files in
-// the order of the index, of a hard link once. A file that is not as the index
-// says is an error.
-func Send(ctx context.Context, l digest.Layer, w io.Writer) error {
+// the order of the index, of a hard link once. Files with the bytes of one that is
+// in bases are left out. A file that is not as the index says is an error.
+func Send(ctx context.Context, l digest.Layer, w io.Writer, bases ...digest.Layer) error {
 	root, err := unix.Open(l.Dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("send layer: %w", &os.PathError{Op: "open", Path: l.Dir, Err: err})
@@ -31,8 +31,9 @@ func Send(ctx context.Context, l digest.Layer, w io.Writer) error {
 	if _, err := l.Index.WriteTo(bw); err != nil {
 		return fmt.Errorf("send layer: %w", err)
 	}
+	known := knownFiles(l.Index, bases)
 	for e := range l.Index.All() {
-		if !e.IsRegular() || e.Hardlink != "" || e.Size == 0 {
+		if _, ok := known[idOf(e)]; ok || !e.IsRegular() || e.Hardlink != "" || e.Size == 0 {
 			continue
 		}
 		if err := s.file(e); err != nil {
@@ -93,6 +94,9 @@ type ReceiveOptions struct {
 	// Accept sees the index before anything is written, and ends it with an
 	// error if the layer is not what was asked for, or too big. nil accepts all.
 	Accept func(*digest.Index) error
+	// Bases are those that Send was called with: layers that are here and there.
+	// They must lie on the file system that is received to.
+	Bases []digest.Layer
 }
 
 // Receive writes what Send has sent into an empty directory and returns its
@@ -114,7 +118,7 @@ func Receive(ctx context.Context, r io.Reader, dir string, o ReceiveOptions) (*d
 	if err != nil {
 		return nil, fmt.Errorf("receive layer: %w", &os.PathError{Op: "open", Path: dir, Err: err})
 	}
-	rc := &receiver{files: newFiles(ctx), root: root, dirFD: -1, r: br, o: o}
+	rc := &receiver{files: newFiles(ctx), root: root, dirFD: -1, r: br, o: o, known: knownFiles(x, o.Bases)}
 	defer rc.close()
 	rc.keepOwner = o.IgnoreOwner
 	if err := rc.all(x); err != nil {
@@ -135,6 +139,8 @@ type receiver struct {
 	r    io.Reader
 	o    ReceiveOptions
 	root int
+	// known are files whose bytes are here.
+	known map[fileID]knownFile
 
 	dir   string // the directory that is open
 	dirFD int    // -1 if none is
@@ -215,7 +221,7 @@ func (r *receiver) create(e digest.Entry) error {
 		}
 		return nil
 	case e.IsRegular():
-		err = r.regular(fd, base, &e, r.r, true)
+		err = r.file(fd, base, &e)
 		if err == nil && e.Hash != was.Hash {
 			err = fmt.Errorf("its bytes have SHA-256 %x, the index says %x", e.Hash, was.Hash)
 		}
@@ -226,6 +232,23 @@ func (r *receiver) create(e digest.Entry) error {
 		return err
 	}
 	return sameXattrs(was, e)
+}
+
+// file creates a regular file of what was sent, or of a file that is here.
+func (r *receiver) file(dir int, name string, e *digest.Entry) error {
+	k, ok := r.known[idOf(*e)]
+	if !ok || e.Size == 0 {
+		return r.regular(dir, name, e, r.r, true)
+	}
+	if linked, err := k.link(dir, name, *e); linked || err != nil {
+		return err
+	}
+	f, err := k.open()
+	if err != nil {
+		return fmt.Errorf("open %s of a layer that is here: %w", quote(k.path), err)
+	}
+	defer f.Close()
+	return r.regular(dir, name, e, f, true)
 }
 
 // sameXattrs tells which attribute of a file could not be set: an index with

@@ -117,6 +117,54 @@ func TestTransferIsExact(t *testing.T) {
 	}
 }
 
+// TestTransferWithBases leaves out what both sides have.
+func TestTransferWithBases(t *testing.T) {
+	needRoot(t)
+	base := scanned(t, oddFiles(t))
+	dir := t.TempDir()
+	for _, err := range []error{
+		os.Link(filepath.Join(base.Dir, "setuid"), filepath.Join(dir, "same")), // as COPY does
+		os.WriteFile(filepath.Join(dir, "other"), bytes.Repeat([]byte("x"), 3<<20), 0o600),
+		os.WriteFile(filepath.Join(dir, "new"), []byte("not there"), 0o644),
+		os.WriteFile(filepath.Join(dir, "empty"), nil, 0o644),
+		os.Link(filepath.Join(dir, "new"), filepath.Join(dir, "newer")),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	l := scanned(t, dir)
+	var b bytes.Buffer
+	if err := Send(t.Context(), l, &b, base); err != nil {
+		t.Fatal(err)
+	}
+	if b.Len() > 2000 {
+		t.Errorf("%d bytes for what is there already", b.Len())
+	}
+	to := t.TempDir()
+	if _, err := Receive(t.Context(), bytes.NewReader(b.Bytes()), to, ReceiveOptions{Bases: []digest.Layer{base}}); err != nil {
+		t.Fatal(err)
+	}
+	if g, w := scanned(t, to).Index.Entries(), l.Index.Entries(); !reflect.DeepEqual(g, w) {
+		t.Errorf("received\n%+v\nwant\n%+v", g, w)
+	}
+	var have, got unix.Stat_t
+	if err := errors.Join(unix.Stat(filepath.Join(base.Dir, "setuid"), &have), unix.Stat(filepath.Join(to, "same"), &got)); err != nil || have.Ino != got.Ino {
+		t.Errorf("a file that is the same in all was copied, %v", err)
+	}
+	// Without the bases there is not enough.
+	if _, err := Receive(t.Context(), bytes.NewReader(b.Bytes()), t.TempDir(), ReceiveOptions{}); !errors.Is(err, io.ErrUnexpectedEOF) {
+		t.Errorf("error %v", err)
+	}
+	// A base that is not what its index says is noticed.
+	if err := os.WriteFile(filepath.Join(base.Dir, "setuid"), bytes.Repeat([]byte("y"), 3<<20), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Receive(t.Context(), bytes.NewReader(b.Bytes()), t.TempDir(), ReceiveOptions{Bases: []digest.Layer{base}}); err == nil || !strings.Contains(err.Error(), "SHA-256") {
+		t.Errorf("error %v", err)
+	}
+}
+
 func TestSendChangedFile(t *testing.T) {
 	dir := t.TempDir()
 	p := filepath.Join(dir, "f")

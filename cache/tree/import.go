@@ -41,8 +41,8 @@ func (s *Store) Header(id cache.LayerID) (Header, error) {
 }
 
 // Export writes a layer that was made here, or imported, in the form that Import
-// reads.
-func (s *Store) Export(ctx context.Context, id cache.LayerID, w io.Writer) error {
+// reads, but for the bytes of files that are in bases, too.
+func (s *Store) Export(ctx context.Context, id cache.LayerID, w io.Writer, bases ...cache.LayerID) error {
 	r, info, release, err := s.holdLayer(id)
 	if err != nil {
 		return fmt.Errorf("export: %w", err)
@@ -59,24 +59,58 @@ func (s *Store) Export(ctx context.Context, id cache.LayerID, w io.Writer) error
 	if err != nil {
 		return fmt.Errorf("export: %w", err)
 	}
-	if err := layer.Send(ctx, l, w); err != nil {
+	known, release, err := s.bases(ctx, bases)
+	if err != nil {
+		return fmt.Errorf("export layer %s: %w", id, err)
+	}
+	defer release()
+	if err := layer.Send(ctx, l, w, known...); err != nil {
 		return fmt.Errorf("export layer %s: %w", id, err)
 	}
 	return nil
 }
 
+// bases returns layers with their files, which must be here until release is
+// called.
+func (s *Store) bases(ctx context.Context, ids []cache.LayerID) (out []digest.Layer, release func(), err error) {
+	var holds []func()
+	release = func() {
+		for _, f := range holds {
+			f()
+		}
+	}
+	for _, id := range ids {
+		r, _, hold, err := s.holdLayer(id)
+		if err == nil {
+			holds = append(holds, hold)
+			var dirs []string
+			if dirs, err = s.dirs([]*layerRecord{r}); err == nil {
+				var l digest.Layer
+				l, err = s.layer(ctx, r, dirs[0])
+				out = append(out, l)
+			}
+		}
+		if err != nil {
+			release()
+			return nil, nil, err
+		}
+	}
+	return out, release, nil
+}
+
 // Import takes in a layer that another store has exported, if it is what h says,
-// and returns the tree of it alone. A layer that is here already is left as it is
-// and r unread; that it has other content is an error.
-func (s *Store) Import(ctx context.Context, h Header, r io.Reader) (cache.Tree, error) {
-	t, err := s.importLayer(ctx, h, r)
+// and returns the tree of it alone. bases are those that Export was called with. A
+// layer that is here already is left as it is and r unread; that it has other
+// content is an error.
+func (s *Store) Import(ctx context.Context, h Header, r io.Reader, bases ...cache.LayerID) (cache.Tree, error) {
+	t, err := s.importLayer(ctx, h, r, bases)
 	if err != nil {
 		return "", fmt.Errorf("import layer %.80q: %w", h.ID, err)
 	}
 	return t, nil
 }
 
-func (s *Store) importLayer(ctx context.Context, h Header, r io.Reader) (_ cache.Tree, err error) {
+func (s *Store) importLayer(ctx context.Context, h Header, r io.Reader, bases []cache.LayerID) (_ cache.Tree, err error) {
 	if h.Image != nil {
 		return "", errors.New("it came with an image: AddLayer takes it in")
 	}
@@ -86,13 +120,19 @@ func (s *Store) importLayer(ctx context.Context, h Header, r io.Reader) (_ cache
 	if t, err := s.Known(h); !errors.Is(err, cache.ErrNotFound) {
 		return t, err
 	}
+	known, release, err := s.bases(ctx, bases)
+	if err != nil {
+		return "", err
+	}
+	defer release()
 	d, err := s.newDraft(ctx, "")
 	if err != nil {
 		return "", err
 	}
 	defer func() { err = errors.Join(err, d.Discard()) }()
 	x, err := layer.Receive(ctx, r, d.Dir, layer.ReceiveOptions{
-		UserXattr: s.cfg.Rootless, IgnoreOwner: s.cfg.IgnoreOwner, Accept: func(x *digest.Index) error { return s.accept(h, x) },
+		UserXattr: s.cfg.Rootless, IgnoreOwner: s.cfg.IgnoreOwner, Bases: known,
+		Accept: func(x *digest.Index) error { return s.accept(h, x) },
 	})
 	if err != nil {
 		return "", err

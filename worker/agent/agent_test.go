@@ -397,3 +397,48 @@ func (c *countPuts) PutLayer(s grpc.ClientStreamingServer[workerv1.PutLayerReque
 	c.n.Add(1)
 	return c.Server.PutLayer(s)
 }
+
+// TestCopiesStay looks at what comes back of a step that copies.
+func TestCopiesStay(t *testing.T) {
+	daemon, w := newNode(t), newRemoteNode(t, nil)
+	counted := &countGets{Server: w.Server}
+	addr, _ := serve(t, "", counted)
+	base, big := daemon.busybox(t), daemon.file(t, "", "big", strings.Repeat("0123456789", 1<<18))
+	copied := &pb.Op{Inputs: make([]*pb.Input, 2), Op: &pb.Op_File{File: &pb.FileOp{Actions: []*pb.FileAction{
+		{Input: 0, SecondaryInput: 1, Output: 0, Action: &pb.FileAction_Copy{Copy: &pb.FileActionCopy{Src: "/", Dest: "/in/", Mode: -1, Timestamp: -1, CreateDestPath: true, DirCopyContents: true}}},
+	}}}}
+	remote := daemon.newRemote(t, addr)
+	out, _, err := run(t, remote, copied, base, big)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, rec, err := run(t, remote, shell("chmod 640 /in/big"), out[0])
+	if err != nil {
+		t.Fatal(err, rec)
+	}
+	if got := daemon.read(t, out[0], "/in/big"); len(got) != 10<<18 {
+		t.Errorf("file has %d bytes", len(got))
+	}
+	if n := counted.n.Load(); n > 10_000 {
+		t.Errorf("%d bytes came back", n)
+	}
+}
+
+type countGets struct {
+	*Server
+	n atomic.Int64
+}
+
+type countedGet struct {
+	grpc.ServerStreamingServer[workerv1.GetLayerResponse]
+	n *atomic.Int64
+}
+
+func (c countedGet) Send(m *workerv1.GetLayerResponse) error {
+	c.n.Add(int64(len(m.Data)))
+	return c.ServerStreamingServer.Send(m)
+}
+
+func (c *countGets) GetLayer(r *workerv1.GetLayerRequest, s grpc.ServerStreamingServer[workerv1.GetLayerResponse]) error {
+	return c.Server.GetLayer(r, countedGet{s, &c.n})
+}

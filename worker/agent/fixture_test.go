@@ -216,7 +216,7 @@ func (n *node) busybox(t testing.TB) cache.Tree {
 		t.Skip("SKIPPED: needs busybox-static")
 	}
 	return n.grow(t, "", func(dir string) error {
-		script := fmt.Sprintf("mkdir %[1]s/bin && cp %[2]s %[1]s/bin/busybox && for a in sh cat ls stat echo sleep ln touch mkdir rm kill id true wc; do ln -s busybox %[1]s/bin/$a; done", dir, bin)
+		script := fmt.Sprintf("mkdir %[1]s/bin && cp %[2]s %[1]s/bin/busybox && for a in sh cat ls stat echo sleep ln touch mkdir rm kill id true wc chmod; do ln -s busybox %[1]s/bin/$a; done", dir, bin)
 		return exec.Command("sh", "-c", script).Run()
 	})
 }

@@ -19,11 +19,12 @@ func (p *peer) pull(ctx context.Context, s *step, r *workerv1.Result) ([]cache.T
 	if err != nil {
 		return nil, fmt.Errorf("worker %s returned what the step cannot have made: %w", p.addr, err)
 	}
+	bases := p.bases(s)
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(parallelPuts)
 	for _, h := range fresh {
 		g.Go(func() error {
-			t, err := p.getLayer(gctx, h)
+			t, err := p.getLayer(gctx, h, bases)
 			if err != nil {
 				return err
 			}
@@ -80,22 +81,37 @@ func (p *peer) fresh(s *step, r *workerv1.Result) (map[cache.LayerID]tree.Header
 	return out, nil
 }
 
-func (p *peer) getLayer(ctx context.Context, h tree.Header) (cache.Tree, error) {
+// bases are the layers of the inputs whose files are here, and so on the worker,
+// which read them: what a step copied need not travel.
+func (p *peer) bases(s *step) (out []cache.LayerID) {
+	for id := range s.inputs {
+		if info, err := p.trees.Layer(id); err == nil && info.Ready {
+			out = append(out, id)
+		}
+	}
+	return out
+}
+
+func (p *peer) getLayer(ctx context.Context, h tree.Header, bases []cache.LayerID) (cache.Tree, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	stream, err := p.api.GetLayer(ctx, &workerv1.GetLayerRequest{Id: string(h.ID)})
+	r := &workerv1.GetLayerRequest{Id: string(h.ID)}
+	for _, id := range bases {
+		r.Bases = append(r.Bases, string(id))
+	}
+	stream, err := p.api.GetLayer(ctx, r)
 	if err != nil {
 		return "", err
 	}
 	var broke error
-	r := &chunks{next: func() ([]byte, error) {
+	data := &chunks{next: func() ([]byte, error) {
 		m, err := stream.Recv()
 		if err != nil {
 			broke = err
 		}
 		return m.GetData(), err
 	}}
-	t, err := p.trees.Import(ctx, h, r)
+	t, err := p.trees.Import(ctx, h, data, bases...)
 	if err != nil && broke != nil && !errors.Is(broke, io.EOF) {
 		return "", broke // what the store says of it is less
 	}

@@ -51,7 +51,11 @@ func (s *Server) PutLayer(stream grpc.ClientStreamingServer[workerv1.PutLayerReq
 // GetLayer implements the service.
 func (s *Server) GetLayer(r *workerv1.GetLayerRequest, stream grpc.ServerStreamingServer[workerv1.GetLayerResponse]) error {
 	w := chunkWriter(func(b []byte) error { return stream.Send(&workerv1.GetLayerResponse{Data: b}) })
-	err := s.cfg.Trees.Export(stream.Context(), cache.LayerID(r.Id), w)
+	var bases []cache.LayerID
+	for _, id := range r.Bases {
+		bases = append(bases, cache.LayerID(id))
+	}
+	err := s.cfg.Trees.Export(stream.Context(), cache.LayerID(r.Id), w, bases...)
 	if errors.Is(err, cache.ErrNotFound) {
 		return status.Error(codes.NotFound, err.Error())
 	}

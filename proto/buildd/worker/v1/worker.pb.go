@@ -743,8 +743,11 @@ func (*PutLayerResponse) Descriptor() ([]byte, []int) {
 }
 
 type GetLayerRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// bases are ids of layers that both sides have: the bytes of files that are in
+	// one of them are left out.
+	Bases         []string `protobuf:"bytes,2,rep,name=bases,proto3" json:"bases,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -784,6 +787,13 @@ func (x *GetLayerRequest) GetId() string {
 		return x.Id
 	}
 	return ""
+}
+
+func (x *GetLayerRequest) GetBases() []string {
+	if x != nil {
+		return x.Bases
+	}
+	return nil
 }
 
 type GetLayerResponse struct {
@@ -2038,9 +2048,10 @@ const file_buildd_worker_v1_worker_proto_rawDesc = "" +
 	"\vLayerHeader\x12-\n" +
 	"\x05layer\x18\x01 \x01(\v2\x17.buildd.worker.v1.LayerR\x05layer\x12\x14\n" +
 	"\x05lease\x18\x02 \x01(\tR\x05lease\"\x12\n" +
-	"\x10PutLayerResponse\"!\n" +
+	"\x10PutLayerResponse\"7\n" +
 	"\x0fGetLayerRequest\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\"&\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
+	"\x05bases\x18\x02 \x03(\tR\x05bases\"&\n" +
 	"\x10GetLayerResponse\x12\x12\n" +
 	"\x04data\x18\x01 \x01(\fR\x04data\"c\n" +
 	"\x0ePutBlobRequest\x120\n" +
