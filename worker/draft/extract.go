@@ -139,7 +139,7 @@ func (x *extractor) make(target string, h *tar.Header, r io.Reader, a Attr) erro
 			typ = unix.S_IFBLK
 		}
 		err := x.Mknod(target, typ, uint32(h.Devmajor), uint32(h.Devminor), a)
-		if errors.Is(err, syscall.EPERM) && x.Draft.o.IgnoreOwner { // no devices in a user namespace
+		if errors.Is(err, syscall.EPERM) && (x.Draft.o.IgnoreOwner || x.Draft.o.UserXattr) { // no devices in a user namespace
 			return nil
 		}
 		return err
