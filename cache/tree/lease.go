@@ -41,11 +41,11 @@ func (l *Lease) Add(t cache.Tree) error {
 	if l.store.isLostLocked(n, time.Now()) {
 		return fmt.Errorf("tree %s: %w: %w", t, cache.ErrNotFound, cache.ErrLost)
 	}
+	n.fresh = false // even of a tree that was made once more since it was taken in
 	if _, ok := l.trees[t]; ok {
 		return nil
 	}
 	n.holds++
-	n.fresh = false
 	l.trees[t] = n
 	return nil
 }
