@@ -138,8 +138,7 @@ func (s *step) addLayer(trees *tree.Store, id cache.LayerID) (*workerv1.Layer, e
 	return layerOf(chain[0]), nil
 }
 
-// start is the message that begins the step. Resources and platform are ours to
-// write, so they can be written.
+// start is the message that begins the step.
 func (s *step) start(lease string) (*workerv1.Start, error) {
 	m := &workerv1.Start{Name: s.Name, Inputs: s.trees, Lease: lease}
 	var err error
