@@ -26,6 +26,7 @@ var below = map[string][]string{
 	"proto":    {},
 	"internal": {},
 	"e2e":      {},
+	"examples": {},
 }
 
 // ofBuildKit is what may be imported of BuildKit, each with what lies below it.
