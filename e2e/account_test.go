@@ -150,6 +150,9 @@ func (a *account) processes() []string {
 		}
 		uid := int(st.Uid)
 		if b, err := os.ReadFile(d + "/status"); err == nil { // /proc is root's where one may not look
+			if strings.Contains(string(b), "\nState:\tZ") { // ended, and not waited for yet by whoever got it
+				continue
+			}
 			_, rest, _ := strings.Cut(string(b), "\nUid:")
 			if f := strings.Fields(rest); len(f) > 0 {
 				uid, _ = strconv.Atoi(f[0])
