@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,15 +18,15 @@ RUN mkdir -p /var/lib/pg && echo db > /var/lib/pg/db && ln -s db /var/lib/pg/lin
 RUN --mount=type=cache,target=/cache echo x >> /cache/x && test "$(wc -l < /cache/x)" = 1
 RUN --network=none test "$(ls /sys/class/net)" = lo
 RUN test -e /sys/class/net/lo && ! echo 1 > /proc/sys/kernel/printk
-#chown RUN chown -R 70:71 /var/lib/pg && chown -h 72:73 /by-root && chown 0:7 /by-root
-RUN sed -i s/db/DB/ /var/lib/pg/db && mv /var/lib/pg/db /var/lib/pg/db2
+RUN chown -R 70:71 /var/lib/pg && chown -h 72:73 /by-root && chown 0:7 /by-root
+RUN echo DB > /var/lib/pg/db && mv /var/lib/pg/db /var/lib/pg/db2
 USER 33:44
 RUN echo user > /tmp/by-user && mkdir /tmp/dir
 `
 
 // owners are what the image of ofMany must say.
 var owners = map[string][2]uint32{
-	"by-root": {0, 0}, "copied": {33, 44}, "var/lib": {0, 0}, "var/lib/pg": {0, 0}, "var/lib/pg/db2": {0, 0}, "tmp": {0, 0},
+	"by-root": {0, 7}, "copied": {33, 44}, "var/lib": {0, 0}, "var/lib/pg": {70, 71}, "var/lib/pg/db2": {70, 71}, "tmp": {0, 0},
 	"tmp/by-user": {33, 44}, "tmp/dir": {33, 44}, "bin/busybox": {0, 0},
 }
 
@@ -51,16 +50,11 @@ func TestRootless(t *testing.T) {
 func testRootless(t *testing.T, a *account) *daemon {
 	d := startDaemonAs(t, a)
 	d.busybox()
-	text, owners := ofMany, maps.Clone(owners)
-	if a.subs > 0 {
-		text = strings.Replace(text, "#chown RUN", "RUN", 1)
-		owners["by-root"], owners["var/lib/pg"], owners["var/lib/pg/db2"] = [2]uint32{0, 7}, [2]uint32{70, 71}, [2]uint32{70, 71}
-	}
-	dir := buildContext(t, map[string]string{"Dockerfile": text, "f": "f"})
+	dir := buildContext(t, map[string]string{"Dockerfile": ofMany, "f": "f"})
 	out := a.dir(t)
 	archive := filepath.Join(out, "oci.tar")
 	d.ctl("build", "--progress=plain", "-o", "type=oci,dest="+archive, dir)
-	checkOwners(t, archive, owners)
+	checkOwners(t, archive)
 	if ran := d.ctl("build", "--progress=plain", "-t", "again", dir).ran(); len(ran) > 0 {
 		t.Errorf("not cached: %q", ran)
 	}
@@ -113,7 +107,7 @@ func testRootless(t *testing.T, a *account) *daemon {
 }
 
 // checkOwners unpacks an image with umoci, as root, and looks.
-func checkOwners(t *testing.T, archive string, owners map[string][2]uint32) {
+func checkOwners(t *testing.T, archive string) {
 	t.Helper()
 	work := t.TempDir()
 	tool(t, "skopeo", "copy", "oci-archive:"+archive, "oci:"+work+"/layout:x")
@@ -192,5 +186,9 @@ func testRootlessBinary(t *testing.T, a *account, binary string) {
 	d := startDaemonAs(t, &b, "--oci-worker-binary", binary)
 	d.busybox()
 	archive := filepath.Join(b.dir(t), "oci.tar")
-	d.ctl("build", "--progress=plain", "-o", "type=oci,dest="+archive, buildContext(t, map[string]string{"Dockerfile": ofMany, "f": "f"}))
+	text := ofMany
+	if a.subs == 0 { // only our own runtime keeps owners that there are not
+		text = strings.ReplaceAll(text, "RUN chown", "#RUN chown")
+	}
+	d.ctl("build", "--progress=plain", "-o", "type=oci,dest="+archive, buildContext(t, map[string]string{"Dockerfile": text, "f": "f"}))
 }

@@ -315,12 +315,12 @@ func TestKeepXattr(t *testing.T) {
 }
 
 func TestParseOwner(t *testing.T) {
-	if u, g, ok := parseOwner(FormatOwner(7, 1<<32-2)); !ok || u != 7 || g != 1<<32-2 {
+	if u, g, ok := ParseOwner(FormatOwner(7, 1<<32-2)); !ok || u != 7 || g != 1<<32-2 {
 		t.Error(u, g, ok)
 	}
 	for _, s := range []string{"", "1", "1:", ":1", "1:2:3", "-1:2", "4294967295:0", "0:4294967296", " 1:2", "a:b"} {
-		if _, _, ok := parseOwner(s); ok {
-			t.Errorf("parseOwner(%q) is ok", s)
+		if _, _, ok := ParseOwner(s); ok {
+			t.Errorf("ParseOwner(%q) is ok", s)
 		}
 	}
 }

@@ -232,7 +232,7 @@ func (s *scanner) xattrs(e *Entry, path string) error {
 		case opaque:
 			e.Opaque = v == "y"
 		case kept:
-			if uid, gid, ok := parseOwner(v); ok {
+			if uid, gid, ok := ParseOwner(v); ok {
 				e.UID, e.GID = uid, gid
 			}
 		default:

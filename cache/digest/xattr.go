@@ -44,9 +44,9 @@ func FormatOwner(uid, gid uint32) string {
 	return strconv.FormatUint(uint64(uid), 10) + ":" + strconv.FormatUint(uint64(gid), 10)
 }
 
-// parseOwner reads what FormatOwner wrote. Whoever runs in a container can
+// ParseOwner reads what FormatOwner wrote. Whoever runs in a container can
 // write the attribute, so bad values are common enough to be no error.
-func parseOwner(s string) (uid, gid uint32, ok bool) {
+func ParseOwner(s string) (uid, gid uint32, ok bool) {
 	u, g, found := strings.Cut(s, ":")
 	if !found {
 		return 0, 0, false

@@ -117,7 +117,7 @@ func (d *daemon) newRuntime(c config.Config, r rootless) (runtime.Runtime, error
 	if err := native.Cleanup(cgroupParent(c)); err != nil {
 		d.log.Warn("clean up after a daemon that was killed", "error", err)
 	}
-	rt, err := native.New(native.Config{Rootless: r.on, Log: d.log})
+	rt, err := native.New(native.Config{Rootless: r.on, KeepOwner: r.singleID, Log: d.log})
 	if err != nil {
 		return nil, err
 	}

@@ -23,6 +23,9 @@ type Config struct {
 	// Rootless: the daemon is root of a user namespace and has no privileges
 	// outside it.
 	Rootless bool
+	// KeepOwner: that user namespace has one ID. Owners that processes give to
+	// files are kept in digest.OwnerXattr.
+	KeepOwner bool
 	// Log gets the warnings; default slog.Default().
 	Log *slog.Logger
 }

@@ -28,6 +28,7 @@ func (r *Runtime) processOf(p *specs.Process, s *specs.Spec) (zygote.Process, er
 		OOMScoreAdj: p.OOMScoreAdj,
 		AppArmor:    p.ApparmorProfile,
 		StreamUID:   int(p.User.UID),
+		KeepOwner:   r.config.KeepOwner,
 	}
 	if len(p.Args) == 0 || p.Args[0] == "" {
 		return z, errors.New("process: no command to execute")

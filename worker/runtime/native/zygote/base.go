@@ -22,6 +22,7 @@ var hostDevices = []string{"null", "zero", "full", "random", "urandom", "tty"}
 type base struct {
 	ns   fd // the namespace
 	proc fd // the host's /proc
+	own  fd // a /proc that knows processes by the zygote's numbers; noFD if there is none
 }
 
 // newBase makes the base namespace: a small read-only tmpfs with the names
@@ -33,7 +34,13 @@ func newBase(rootless bool) (base, error) {
 	if err != nil {
 		return base{}, fmt.Errorf("open /proc: %w", err)
 	}
-	b := base{ns: noFD, proc: fd(proc)}
+	b := base{ns: noFD, proc: fd(proc), own: noFD}
+	if rootless {
+		// Where the host has something mounted over parts of /proc it is refused.
+		if own, err := newMount("proc", "proc", nil, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NOEXEC|unix.MOUNT_ATTR_NODEV); err == nil {
+			b.own = own
+		}
+	}
 	done := make(chan error)
 	go func() {
 		runtime.LockOSThread() // and never unlocked: the thread ends with its namespace

@@ -18,7 +18,7 @@ const (
 
 // planProcess lays out what makes the child the process that was asked for, once
 // it is in its namespaces.
-func planProcess(b base, p *program, proc *Process, std [3]fd, user *userNS) error {
+func planProcess(b base, p *program, proc *Process, std [3]fd, user *userNS, owners *owners) error {
 	p.call("join session keyring", unix.SYS_KEYCTL, unix.KEYCTL_JOIN_SESSION_KEYRING, 0).passing(passAll, 0)
 	p.call("start session", unix.SYS_SETSID)
 	planStreams(p, proc, std)
@@ -33,7 +33,12 @@ func planProcess(b base, p *program, proc *Process, std [3]fd, user *userNS) err
 	// The root and all other descriptors of the zygote go before the working
 	// directory is looked up: no path must lead to them.
 	p.call("keep error descriptor", unix.SYS_DUP3, p.slot[slotErr], errorFD, unix.O_CLOEXEC).out = slotErr
-	p.call("close descriptors", unix.SYS_CLOSE_RANGE, firstFD, uintptr(^uint32(0)), 0)
+	first := uintptr(firstFD)
+	if owners != nil {
+		p.call("keep socket", unix.SYS_DUP3, uintptr(owners.theirs), ownerFD, unix.O_CLOEXEC)
+		first = ownerFD + 1
+	}
+	p.call("close descriptors", unix.SYS_CLOSE_RANGE, first, uintptr(^uint32(0)), 0)
 	if proc.Personality != nil {
 		p.call("set personality", unix.SYS_PERSONALITY, uintptr(*proc.Personality))
 	}
@@ -51,7 +56,9 @@ func planProcess(b base, p *program, proc *Process, std [3]fd, user *userNS) err
 	p.call(cwd, unix.SYS_GETCWD, uintptr(unsafe.Pointer(&buf[0])), unix.PathMax)
 	inside := p.call(cwd, 0)
 	inside.kind, inside.mem = opInside, &buf[0]
-	planPrivileges(p, proc)
+	if err := planPrivileges(p, proc, owners); err != nil {
+		return err
+	}
 	return planExec(p, proc)
 }
 
@@ -122,17 +129,22 @@ func planCaps(p *program, effective, permitted, inheritable uint64) {
 // planPrivileges sets capabilities and the seccomp filter. To load a filter
 // without no_new_privs takes CAP_SYS_ADMIN, so that goes last; what follows the
 // filter must be allowed by it.
-func planPrivileges(p *program, proc *Process) {
+func planPrivileges(p *program, proc *Process, owners *owners) error {
 	permitted := proc.Permitted | proc.Effective
 	loader := uint64(0)
 	if proc.NoNewPrivs {
 		p.call("set no_new_privs", unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-	} else if len(proc.Filter) > 0 {
+	} else if len(proc.Filter) > 0 || owners != nil {
 		loader = bitAdmin
 	}
 	planCaps(p, proc.Effective|loader, permitted|loader, proc.Inheritable)
 	none := &sigset{}
 	p.call("unblock signals", unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, ptr(p, none), 0, unsafe.Sizeof(*none))
+	if owners != nil {
+		if err := owners.plan(p); err != nil {
+			return err
+		}
+	}
 	if len(proc.Filter) > 0 {
 		filter := append([]byte(nil), proc.Filter...)
 		p.keep = append(p.keep, filter)
@@ -150,6 +162,7 @@ func planPrivileges(p *program, proc *Process) {
 			p.call("raise ambient capability", unix.SYS_PRCTL, unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_RAISE, uintptr(c), 0, 0)
 		}
 	}
+	return nil
 }
 
 // planExec has each file tried that the command may stand for.

@@ -103,6 +103,8 @@ type Process struct {
 
 	Bounding, Effective, Permitted, Inheritable, Ambient uint64
 	NoNewPrivs                                           bool
+	// KeepOwner lets the process give files to users that there are not.
+	KeepOwner bool
 
 	Filter      []byte `json:",omitempty"` // seccomp program, struct sock_filter
 	FilterFlags uintptr

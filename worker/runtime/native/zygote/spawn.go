@@ -109,10 +109,18 @@ func (s *setup) fork(flags uint64, user *userNS, plan func(*program) error) (*pr
 		return nil, fmt.Errorf("make pipe: %w", err)
 	}
 	defer unix.Close(pipe[0])
+	var keep *owners
+	if s.p.KeepOwner && s.base.own >= 0 {
+		if keep, err = newOwners(); err != nil {
+			unix.Close(pipe[1])
+			return nil, err
+		}
+		defer keep.close()
+	}
 	p := newProgram(pipe[1])
 	err = plan(p)
 	if err == nil {
-		err = planProcess(s.base, p, s.p, std, user)
+		err = planProcess(s.base, p, s.p, std, user, keep)
 	}
 	var pid, pidfd int
 	if err == nil {
@@ -134,6 +142,9 @@ func (s *setup) fork(flags uint64, user *userNS, plan func(*program) error) (*pr
 	if err != nil {
 		proc.kill()
 		return nil, err
+	}
+	if keep != nil {
+		keep.serve(s.base)
 	}
 	if s.master >= 0 {
 		n, err := unix.FcntlInt(uintptr(s.master), unix.F_DUPFD_CLOEXEC, firstFD)
