@@ -5,10 +5,12 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -31,7 +33,30 @@ type fixture struct {
 	trees  *tree.Store
 	client session.Client
 	dir    string // the client's
-	bytes  int64  // received by the last pin
+	sent   atomic.Int64
+	bytes  int64 // of content, sent for the last pin
+}
+
+// metered counts the content that a client reads to send it.
+type metered struct {
+	fsutil.FS
+	sent *atomic.Int64
+}
+
+func (m metered) Open(name string) (io.ReadCloser, error) {
+	f, err := m.FS.Open(name)
+	return meteredFile{f, m.sent}, err
+}
+
+type meteredFile struct {
+	io.ReadCloser
+	sent *atomic.Int64
+}
+
+func (f meteredFile) Read(p []byte) (int, error) {
+	n, err := f.ReadCloser.Read(p)
+	f.sent.Add(int64(n))
+	return n, err
 }
 
 func newFixture(t testing.TB) *fixture {
@@ -45,7 +70,7 @@ func newFixture(t testing.TB) *fixture {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f.client = sessiontest.Client(t, filesync.NewFSSyncProvider(filesync.StaticDirSource{"context": out}))
+	f.client = sessiontest.Client(t, filesync.NewFSSyncProvider(filesync.StaticDirSource{"context": metered{out, &f.sent}}))
 	return f
 }
 
@@ -60,11 +85,14 @@ func (f *fixture) pin(t testing.TB, attrs ...string) source.Pin {
 
 func (f *fixture) tryPin(t testing.TB, attrs ...string) (source.Pin, error) {
 	t.Helper()
-	r := source.Request{Identifier: "local://context", Attrs: map[string]string{}, Progress: func(s solver.Status) { f.bytes = s.Current }}
+	r := source.Request{Identifier: "local://context", Attrs: map[string]string{}}
 	for i := 0; i < len(attrs); i += 2 {
 		r.Attrs[attrs[i]] = attrs[i+1]
 	}
-	return f.src.Pin(t.Context(), f.client, r)
+	before := f.sent.Load()
+	p, err := f.src.Pin(t.Context(), f.client, r)
+	f.bytes = f.sent.Load() - before
+	return p, err
 }
 
 func (f *fixture) write(t testing.TB, name, content string) {
