@@ -17,6 +17,8 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
 )
 
 // BridgeConfig is what a [Bridge] is made of.
@@ -243,6 +245,7 @@ type bridged struct {
 	device string // the host's end
 	ip     netip.Addr
 	number uint32
+	diag   *netlink.Handle // tells which sockets there are
 }
 
 // make makes a namespace with a device on the bridge.
@@ -290,7 +293,21 @@ func (n *bridged) connect() error {
 	if err := n.configure(); err != nil {
 		return err
 	}
+	if n.diag, err = netlink.NewHandleAt(netns.NsHandle(n.ns.fd()), unix.NETLINK_INET_DIAG); err != nil {
+		return fmt.Errorf("enter network namespace: %w", err)
+	}
 	return awaitUp(outer)
+}
+
+// quiet tells whether no TCP connection outlives the container: one in TIME_WAIT
+// keeps its port from the next.
+func (n *bridged) quiet() bool {
+	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
+		if left, err := n.diag.SocketDiagTCP(family); err != nil || len(left) > 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // configure sets address and route inside the namespace.
@@ -326,6 +343,9 @@ func (b *Bridge) destroy(n *bridged) error {
 	if link, lerr := netlink.LinkByName(n.device); lerr == nil {
 		err = removeLink(link)
 	}
+	if n.diag != nil {
+		n.diag.Close()
+	}
 	err = errors.Join(err, n.ns.close())
 	b.subnet.release(n.number)
 	return err
@@ -359,9 +379,9 @@ func (l *lease) Configure(s *specs.Spec) error {
 	return nil
 }
 
-// Close implements Namespace. A namespace that its container could not change is
-// used again: all its sockets are closed with the container.
+// Close implements Namespace. A namespace that its container could not change,
+// and in which no connection lingers, is used again.
 func (l *lease) Close() (err error) {
-	l.once.Do(func() { err = l.b.pool.release(l.bridged, !l.changed) })
+	l.once.Do(func() { err = l.b.pool.release(l.bridged, !l.changed && l.quiet()) })
 	return err
 }

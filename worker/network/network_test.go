@@ -313,29 +313,64 @@ func TestBridge(t *testing.T) {
 func TestBridgeReuse(t *testing.T) {
 	b := newBridge(t, BridgeConfig{PoolSize: 1})
 	waitIdle(t, b, 1)
-	path := func(change ...func(*specs.Spec)) string {
+	// use opens one, has f use it, gives it back and tells which it was.
+	use := func(f func(*specs.Spec), change ...func(*specs.Spec)) string {
 		s, n := open(t, b, change...)
 		p, _ := netPath(t, s)
 		name, err := os.Readlink(p)
 		must(t, err)
-		waitIdle(t, b, 1) // refilled: what is given back is one too many
+		f(s)
+		waitIdle(t, b, 1)
 		must(t, n.Close())
 		must(t, n.Close())
 		return name
 	}
-	first := path()
-	if path() == first {
-		t.Error("the pool has more than its size")
+	leave := func(*specs.Spec) {}
+	first := use(leave)
+	if use(leave) != first {
+		t.Error("a namespace that was left as it was is not used again")
 	}
-	// An empty pool takes it back; one that its container could change, not.
-	s, n := open(t, b, func(s *specs.Spec) {
+	changed := use(leave, func(s *specs.Spec) {
 		s.Process.Capabilities = &specs.LinuxCapabilities{Bounding: []string{"CAP_NET_ADMIN"}}
 	})
-	p, _ := netPath(t, s)
-	must(t, n.Close())
-	if _, err := os.Readlink(p); err == nil {
-		t.Error("a namespace that a container could change is kept")
+	if use(leave) == changed {
+		t.Error("a namespace that its container could change is used again")
 	}
+	lingering := use(func(s *specs.Spec) { must(t, inside(t, s, linger)) })
+	for range 3 {
+		if use(leave) == lingering {
+			t.Error("a namespace with a connection in TIME_WAIT is used again")
+		}
+	}
+
+	var many []Namespace
+	for range 8 {
+		_, n := open(t, b)
+		many = append(many, n)
+	}
+	for _, n := range many {
+		must(t, n.Close())
+	}
+	b.pool.mu.Lock()
+	defer b.pool.mu.Unlock()
+	if n := len(b.pool.idle); n > spare {
+		t.Errorf("%d are kept", n)
+	}
+}
+
+// linger leaves a connection in TIME_WAIT.
+func linger() error {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	c, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		return err
+	}
+	s, err := l.Accept()
+	return errors.Join(err, s.Close(), c.Close())
 }
 
 func waitIdle(t *testing.T, b *Bridge, want int) {
@@ -424,6 +459,7 @@ func TestBridgeOrphans(t *testing.T) {
 	must(t, killed.anchor.close())
 	killed.pool.mu.Lock()
 	must(t, killed.pool.idle[0].ns.close())
+	killed.pool.idle[0].diag.Close()
 	killed.pool.mu.Unlock()
 	for end := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		if _, err := netlink.LinkByName(killed.device(0)); err != nil {

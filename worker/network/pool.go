@@ -9,8 +9,11 @@ import (
 	"time"
 )
 
-// pool keeps namespaces ready. Its one goroutine makes new ones while fewer than
-// size are idle; it belongs to the provider and ends with close.
+// pool keeps namespaces ready. When less than half of size are idle, its one
+// goroutine makes new ones up to size; it belongs to the provider and ends with
+// close. Used ones that come back are kept up to spare times size: to make and
+// remove devices, the kernel waits many milliseconds under its one lock for all
+// networks, so a pool that did it for each step would be no faster than none.
 type pool[T any] struct {
 	size    int
 	make    func(context.Context) (T, error)
@@ -26,6 +29,8 @@ type pool[T any] struct {
 	closed bool
 }
 
+const spare = 4
+
 // retryTime is the pause after a namespace could not be made in the background.
 const retryTime = 5 * time.Second
 
@@ -39,7 +44,7 @@ func newPool[T any](size int, log *slog.Logger, mk func(context.Context) (T, err
 func (p *pool[T]) fill(ctx context.Context) {
 	defer close(p.done)
 	for {
-		for p.wanting() {
+		for p.wanting(p.size) {
 			x, err := p.make(ctx)
 			if err != nil {
 				if ctx.Err() == nil {
@@ -56,25 +61,27 @@ func (p *pool[T]) fill(ctx context.Context) {
 				p.drop(x)
 			}
 		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-p.wake:
+		for ok := true; ok; ok = !p.wanting((p.size + 1) / 2) {
+			select {
+			case <-ctx.Done():
+				return
+			case <-p.wake:
+			}
 		}
 	}
 }
 
-func (p *pool[T]) wanting() bool {
+func (p *pool[T]) wanting(n int) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return !p.closed && len(p.idle) < p.size
+	return !p.closed && len(p.idle) < n
 }
 
 // put adds an idle namespace, unless there are enough.
 func (p *pool[T]) put(x T) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.closed || len(p.idle) >= p.size {
+	if p.closed || len(p.idle) >= spare*p.size {
 		return false
 	}
 	p.idle = append(p.idle, x)
