@@ -38,7 +38,7 @@ func (r run) steps() map[string]string {
 func (r run) ran() []string {
 	var out []string
 	for name, end := range r.steps() {
-		if end != "CACHED" && !strings.Contains(name, "[internal]") && !strings.Contains(name, "FROM ") {
+		if end != "CACHED" && !strings.Contains(name, "internal]") && !strings.Contains(name, "FROM ") {
 			out = append(out, name)
 		}
 	}
