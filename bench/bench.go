@@ -1,0 +1,270 @@
+package main
+
+import (
+	"archive/tar"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// bench is one run of the program: the registry, the engines and what the
+// workloads have made.
+type bench struct {
+	o        options
+	dir      string // of everything
+	config   string // buildkitd.toml for both daemons
+	registry *registry
+	engines  []engine
+	made     map[string]bool // fixtures
+}
+
+// configText turns garbage collection off: what a round finds in the cache must
+// not depend on the size of the disk.
+const configText = `[worker.oci]
+  gc = false
+[registry."%s"]
+  http = true
+`
+
+func newBench(ctx context.Context, o options, dir string) (*bench, error) {
+	b := &bench{o: o, dir: dir, config: filepath.Join(dir, "buildkitd.toml"), made: map[string]bool{}}
+	var err error
+	if b.registry, err = startRegistry(ctx, dir); err != nil {
+		return nil, err
+	}
+	if err := b.prepare(ctx); err != nil {
+		b.close()
+		return nil, err
+	}
+	return b, nil
+}
+
+func (b *bench) prepare(ctx context.Context) error {
+	if err := os.WriteFile(b.config, fmt.Appendf(nil, configText, b.registry.addr), 0o600); err != nil {
+		return err
+	}
+	for _, name := range strings.Split(b.o.engines, ",") {
+		e, err := newEngine(b.o, name, b)
+		if err != nil {
+			return err
+		}
+		b.engines = append(b.engines, e)
+	}
+	return b.makeBase(ctx)
+}
+
+func (b *bench) close() {
+	for _, e := range b.engines {
+		if err := e.close(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+		}
+	}
+	b.registry.close()
+}
+
+func (b *bench) names() []string {
+	var out []string
+	for _, e := range b.engines {
+		out = append(out, e.name())
+	}
+	return out
+}
+
+// makeBase pushes the image that most workloads build upon: busybox and the
+// program that makes text.
+func (b *bench) makeBase(ctx context.Context) error {
+	root := filepath.Join(b.dir, "busybox.tar")
+	if err := command(ctx, filepath.Join(programs(), "../../examples/make-busybox"), root); err != nil {
+		return err
+	}
+	shell, err := compressLayer(filepath.Join(b.dir, "busybox.tar.gz"), func(w io.Writer) error {
+		f, err := os.Open(root)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		_, err = io.Copy(w, f)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	text, err := writeLayer(filepath.Join(b.dir, "text.tar.gz"), func(t *tar.Writer) error {
+		return addProgram(t, filepath.Join(programs(), "text"))
+	})
+	if err != nil {
+		return err
+	}
+	return b.registry.push(ctx, "base", []layer{shell, text})
+}
+
+// fixture makes something once per run of the program: make gets an empty
+// directory for it, which is returned.
+func (b *bench) fixture(name string, make func(dir string) error) (string, error) {
+	dir := filepath.Join(b.dir, "fixture-"+name)
+	if b.made[name] {
+		return dir, nil
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		return "", err
+	}
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return "", err
+	}
+	if err := make(dir); err != nil {
+		return "", fmt.Errorf("make %s: %w", name, err)
+	}
+	b.made[name] = true
+	return dir, nil
+}
+
+// dockerfile makes a context that is nothing but a Dockerfile; %BASE% in it is
+// the base image.
+func (b *bench) dockerfile(name, text string) (string, error) {
+	return b.fixture(name, func(dir string) error {
+		return os.WriteFile(filepath.Join(dir, "Dockerfile"), []byte(b.expand(text)), 0o644)
+	})
+}
+
+func (b *bench) expand(text string) string {
+	return strings.ReplaceAll(text, "%BASE%", b.registry.ref("base"))
+}
+
+// workload measures a workload. The engines keep what they have if the one
+// before was of the same group.
+func (b *bench) workload(ctx context.Context, w, before *workload) (row, error) {
+	r := row{w: w, seconds: map[string][]float64{}, peak: map[string]int64{}, why: map[string]string{}}
+	if w.setup != nil {
+		if err := w.setup(ctx, b); err != nil {
+			return r, err
+		}
+	}
+	keep := w.group != "" && before != nil && before.group == w.group
+	for _, e := range b.engines {
+		if why := w.without[e.name()]; why != "" {
+			r.why[e.name()] = why
+		} else if err := b.startWorkload(ctx, w, e, keep); err != nil {
+			r.fail(e, err)
+		}
+	}
+	rounds := b.o.rounds + 1
+	if w.once {
+		rounds = 1
+	}
+	for n := range rounds {
+		for _, e := range b.engines {
+			if r.why[e.name()] != "" {
+				continue
+			}
+			s, err := b.round(ctx, w, e, n)
+			if ctx.Err() != nil {
+				return r, ctx.Err()
+			}
+			if err != nil {
+				r.fail(e, fmt.Errorf("round %d: %w", n, err))
+				continue
+			}
+			if b.o.verbose {
+				fmt.Fprintf(os.Stderr, "%s round %d %s %.3f\n", w.name, n, e.name(), s)
+			}
+			if n > 0 || w.once {
+				r.seconds[e.name()] = append(r.seconds[e.name()], s)
+			}
+		}
+	}
+	for _, e := range b.engines {
+		if r.why[e.name()] == "" {
+			if m, err := e.memory(); err == nil {
+				r.peak[e.name()] = m.peak
+			}
+		}
+	}
+	if w.floor != "" {
+		r.floor = b.floor(ctx, w)
+	}
+	return r, nil
+}
+
+func (b *bench) startWorkload(ctx context.Context, w *workload, e engine, keep bool) error {
+	if !keep {
+		if err := e.fresh(ctx, w.network()); err != nil {
+			return err
+		}
+	}
+	if w.start == nil {
+		return nil
+	}
+	return w.start(ctx, b, e)
+}
+
+func (w *workload) network() string {
+	if w.net == "" {
+		return "host"
+	}
+	return w.net
+}
+
+// round runs a workload once and returns what it is measured by.
+func (b *bench) round(ctx context.Context, w *workload, e engine, n int) (float64, error) {
+	if w.before != nil {
+		if err := w.before(ctx, b, e, n); err != nil {
+			return 0, fmt.Errorf("prepare: %w", err)
+		}
+	}
+	unix.Sync() // what others have written is not for this one to wait for
+	timed, cancel := context.WithTimeout(ctx, b.o.limit)
+	defer cancel()
+	start := time.Now()
+	o, err := w.run(timed, b, e, n)
+	took := time.Since(start).Seconds()
+	if err != nil {
+		return 0, err
+	}
+	if w.after != nil {
+		if err := w.after(ctx, b, e, n, o); err != nil {
+			return 0, fmt.Errorf("check: %w", err)
+		}
+	}
+	if w.value != nil {
+		return w.value(e, n)
+	}
+	return took, nil
+}
+
+// floor measures what the machine allows. It has no result where the program
+// says that it cannot be measured here.
+func (b *bench) floor(ctx context.Context, w *workload) []float64 {
+	var out []float64
+	for range b.o.rounds {
+		dir := filepath.Join(b.dir, "floor")
+		if err := os.RemoveAll(dir); err != nil || os.Mkdir(dir, 0o755) != nil {
+			return nil
+		}
+		unix.Sync()
+		cmd := exec.CommandContext(ctx, filepath.Join(programs(), "floor"), w.floor, dir, b.dir)
+		cmd.Stderr = os.Stderr
+		text, err := cmd.Output()
+		if err != nil {
+			fmt.Fprintf(os.Stderr, "floor of %s: %v\n", w.name, err)
+			return nil
+		}
+		if len(text) == 0 {
+			return nil
+		}
+		s, err := strconv.ParseFloat(strings.TrimSpace(string(text)), 64)
+		if err != nil {
+			fmt.Fprintf(os.Stderr, "floor of %s: %v\n", w.name, err)
+			return nil
+		}
+		out = append(out, s)
+	}
+	return out
+}

@@ -1,0 +1,66 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+)
+
+// An engine is a builder that is measured.
+type engine interface {
+	name() string
+	// fresh gives the engine an empty state; a daemon is started, or started
+	// again. net is the network of RUN.
+	fresh(ctx context.Context, net string) error
+	build(ctx context.Context, r request) (outcome, error)
+	memory() (memory, error)
+	close() error
+}
+
+// request is one build, of the Dockerfile in dir unless another file is named.
+type request struct {
+	dir       string
+	file      string
+	args      map[string]string
+	push      string // reference to push to
+	archive   string // path of an OCI archive to write
+	cacheTo   string // reference of a cache
+	cacheFrom string
+}
+
+// outcome tells what a build that succeeded did.
+type outcome struct {
+	ran    int // RUN steps that ran
+	cached int // RUN steps that did not
+}
+
+// memory is what a daemon uses, in bytes; of an engine without one, the most
+// that a process of it used.
+type memory struct {
+	now, peak int64
+}
+
+func newEngine(o options, name string, b *bench) (engine, error) {
+	dir := filepath.Join(b.dir, name)
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return nil, err
+	}
+	switch name {
+	case "buildd":
+		program := filepath.Join(programs(), "buildd")
+		if o.buildd != "" {
+			program = o.buildd
+		}
+		return &daemon{label: name, program: program, dir: dir, config: b.config}, nil
+	case "buildkit":
+		return &daemon{
+			label: name, program: filepath.Join(programs(), "stock", "buildkitd"), dir: dir, config: b.config,
+			flags: []string{"--oci-worker-snapshotter=overlayfs", "--containerd-worker=false", "--otel-socket-path=" + filepath.Join(dir, "otel")},
+		}, nil
+	case "buildah":
+		return &buildah{dir: dir, registry: b.registry.addr}, nil
+	default:
+		return nil, fmt.Errorf("no engine %s", name)
+	}
+}

@@ -1,0 +1,47 @@
+package main
+
+import (
+	"context"
+	"fmt"
+)
+
+// A workload is something that people do with a builder. Its functions are
+// called per engine: start once, then in every round before, run and after, of
+// which only run is timed.
+type workload struct {
+	name   string
+	what   string
+	target float64 // what the ratio to BuildKit must reach; zero is none
+	net    string  // of RUN: "host" by default, "own"
+	floor  string  // workload of bench/floor; empty where a floor has no meaning
+	unit   string  // of what value returns; seconds by default
+	group  string  // workloads of one group, one after the other, share the engines' states
+	once   bool    // too long for more than one round
+
+	without map[string]string // engines that cannot do it, and why
+
+	setup  func(ctx context.Context, b *bench) error
+	start  func(ctx context.Context, b *bench, e engine) error
+	before func(ctx context.Context, b *bench, e engine, round int) error
+	run    func(ctx context.Context, b *bench, e engine, round int) (outcome, error)
+	after  func(ctx context.Context, b *bench, e engine, round int, o outcome) error
+	value  func(e engine, round int) (float64, error) // what is reported instead of the time
+}
+
+// workloads lists what there is, in the order of the table.
+func workloads() []*workload {
+	var all []*workload
+	all = append(all, stepWorkloads()...)
+	all = append(all, treeWorkloads()...)
+	all = append(all, stageWorkloads()...)
+	return all
+}
+
+// want returns an error unless so many RUN steps of a build were run and so
+// many taken from the cache.
+func (o outcome) want(ran, cached int) error {
+	if o.ran != ran || o.cached != cached {
+		return fmt.Errorf("%d RUN steps ran and %d were cached, want %d and %d", o.ran, o.cached, ran, cached)
+	}
+	return nil
+}
