@@ -29,6 +29,13 @@ func (r *request) run(ctx context.Context, c *client.Client) (err error) {
 			l.SetLogger(display.Send)
 		}
 	}
+	if len(r.opt.LocalMounts) > 0 {
+		files, err := newFileSync(r.opt.LocalMounts)
+		if err != nil {
+			return err
+		}
+		r.opt.Session = append(r.opt.Session, files)
+	}
 	if r.refFile != "" {
 		defer func() { err = errors.Join(err, writeFile("--ref-file", r.refFile, []byte(r.opt.Ref))) }()
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/buildd/buildd/cache"
 	"github.com/buildd/buildd/cache/digest"
 	"github.com/buildd/buildd/cache/tree"
+	filesyncv1 "github.com/buildd/buildd/proto/buildd/filesync/v1"
 	"github.com/buildd/buildd/solver"
 	"github.com/buildd/buildd/worker/session"
 	"github.com/buildd/buildd/worker/session/sessiontest"
@@ -25,6 +26,7 @@ import (
 	"github.com/moby/buildkit/solver/pb"
 	"github.com/tonistiigi/fsutil"
 	"golang.org/x/sys/unix"
+	"google.golang.org/grpc"
 )
 
 // fixture is a Source and a client that gives out a directory as "context".
@@ -70,8 +72,31 @@ func newFixture(t testing.TB) *fixture {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f.client = sessiontest.Client(t, filesync.NewFSSyncProvider(filesync.StaticDirSource{"context": metered{out, &f.sent}}))
+	files := filesync.NewFSSyncProvider(filesync.StaticDirSource{"context": metered{out, &f.sent}})
+	f.client = sessiontest.Client(t, files)
+	if batched {
+		f.client = sessiontest.Client(t, files, batches{files.(filesync.FileSyncServer)})
+	}
 	return f
+}
+
+// batched has all fixtures' clients offer our own protocol beside BuildKit's.
+var batched = false
+
+type batches struct{ files filesync.FileSyncServer }
+
+func (b batches) Register(s *grpc.Server) { filesyncv1.Register(s, b.files) }
+
+// TestBatched runs the tests of transfers with the other protocol.
+func TestBatched(t *testing.T) {
+	batched = true
+	defer func() { batched = false }()
+	for name, test := range map[string]func(*testing.T){
+		"transfer": TestTransfer, "changes": TestChanges, "touch": TestTouch, "errors": TestErrors, "cancel": TestCancel,
+		"patterns": TestPatterns, "metadata": TestMetadataOnly,
+	} {
+		t.Run(name, test)
+	}
 }
 
 func (f *fixture) pin(t testing.TB, attrs ...string) source.Pin {

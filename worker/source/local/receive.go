@@ -73,12 +73,14 @@ func newTransfer(c Config, b *bases, r request) (*transfer, error) {
 func (t *transfer) run(ctx context.Context, caller bksession.Caller, m *meter) error {
 	parent := ctx
 	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	s, err := t.open(ctx, caller)
+	s, release, err := t.open(ctx, caller)
 	if err != nil {
+		cancel()
 		return err
 	}
-	err = t.talk(ctx, cancel, &lockedStream{stream: s}, m)
+	defer release()
+	defer cancel() // before release
+	err = t.talk(ctx, cancel, s, m)
 	if err == nil {
 		return nil
 	}
@@ -162,7 +164,7 @@ func (t *transfer) listen(ctx context.Context, s stream, asked *queue, m *meter)
 		if err != nil {
 			return err
 		}
-		m.add(p.Size())
+		m.add(p.SizeVT())
 		switch p.Type {
 		case types.PACKET_STAT:
 			if listed {

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	filesyncv1 "github.com/buildd/buildd/proto/buildd/filesync/v1"
 	"github.com/buildd/buildd/worker/session"
 	bksession "github.com/moby/buildkit/session"
 	"github.com/moby/buildkit/session/filesync"
@@ -39,20 +40,44 @@ func (s *lockedStream) Send(p *types.Packet) error {
 	return s.stream.Send(p)
 }
 
-func (t *transfer) open(ctx context.Context, caller bksession.Caller) (stream, error) {
+// batchedStream speaks buildd.filesync.v1.
+type batchedStream struct {
+	out *filesyncv1.Writer
+	in  *filesyncv1.Reader
+}
+
+func (s *batchedStream) Send(p *types.Packet) error { return s.out.Write(p) }
+
+func (s *batchedStream) Recv() (*types.Packet, error) {
+	p := new(types.Packet)
+	return p, s.in.Read(p)
+}
+
+// open begins to receive. What it returns beside the stream lets go of it, when
+// the stream's context has ended.
+func (t *transfer) open(ctx context.Context, caller bksession.Caller) (stream, func(), error) {
 	if !caller.Supports(bksession.MethodURL(filesync.FileSync_ServiceDesc.ServiceName, "diffcopy")) {
-		return nil, t.notFound(errors.New("it gives out no directories"))
+		return nil, nil, t.notFound(errors.New("it gives out no directories"))
 	}
 	md := metadata.MD{}
 	setHeader(md, "dir-name", []string{t.req.name})
 	setHeader(md, "include-patterns", t.req.includes)
 	setHeader(md, "exclude-patterns", t.req.excludes)
 	setHeader(md, "followpaths", t.req.follow)
-	s, err := filesync.NewFileSyncClient(caller.Conn()).DiffCopy(metadata.NewOutgoingContext(ctx, md))
-	if err != nil {
-		return nil, fmt.Errorf("receive local directory %q: %w", t.req.name, err)
+	ctx = metadata.NewOutgoingContext(ctx, md)
+	if caller.Supports(bksession.MethodURL(filesyncv1.FileSync_ServiceDesc.ServiceName, "diffcopy")) {
+		s, err := filesyncv1.NewFileSyncClient(caller.Conn()).DiffCopy(ctx)
+		if err != nil {
+			return nil, nil, fmt.Errorf("receive local directory %q: %w", t.req.name, err)
+		}
+		b := &batchedStream{out: filesyncv1.NewWriter(s.Send), in: filesyncv1.NewReader(s.Recv)}
+		return b, func() { _ = b.out.Close() }, nil
 	}
-	return s, nil
+	s, err := filesync.NewFileSyncClient(caller.Conn()).DiffCopy(ctx)
+	if err != nil {
+		return nil, nil, fmt.Errorf("receive local directory %q: %w", t.req.name, err)
+	}
+	return &lockedStream{stream: s}, func() {}, nil
 }
 
 // setHeader writes values as BuildKit's clients expect them: escaped if one has
