@@ -39,6 +39,9 @@ import (
 const (
 	// maxMessage is what BuildKit's clients send at most in one gRPC message.
 	maxMessage = 16 << 20
+	// What a client may send ahead of being read: enough to stream a build context
+	// through, and fixed, since gRPC would find out by a ping with each message.
+	streamWindow, connWindow = 1 << 20, 2 << 20
 	// stopTimeout bounds how long calls may go on after the daemon was asked to
 	// end.
 	stopTimeout = 10 * time.Second
@@ -77,6 +80,7 @@ func newServer(log *slog.Logger, t config.TLS, more ...grpc.ServerOption) (*serv
 	s := &server{health: health.NewServer(), registry: reg}
 	s.Server = grpc.NewServer(append([]grpc.ServerOption{
 		grpc.Creds(creds), grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage),
+		grpc.InitialWindowSize(streamWindow), grpc.InitialConnWindowSize(connWindow),
 		grpc.ChainUnaryInterceptor(metrics.UnaryServerInterceptor(), logging.UnaryServerInterceptor(calls, levels, finish),
 			grpcerrors.UnaryServerInterceptor, recovery.UnaryServerInterceptor(panics)),
 		grpc.ChainStreamInterceptor(metrics.StreamServerInterceptor(), logging.StreamServerInterceptor(calls, levels, finish),

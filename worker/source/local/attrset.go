@@ -28,6 +28,9 @@ func setAttrs(c Config, fd int, path string, e digest.Entry) error {
 }
 
 func setOwner(c Config, fd int, path string, e digest.Entry) error {
+	if int(e.UID) == unix.Geteuid() && int(e.GID) == unix.Getegid() {
+		return nil // as it was made
+	}
 	var err error
 	if fd >= 0 {
 		err = unix.Fchown(fd, int(e.UID), int(e.GID))

@@ -65,9 +65,6 @@ func (t *transfer) commit(ctx context.Context, idx *digest.Index) (cache.Tree, e
 	if err := t.place(ctx, d.Dir); err != nil {
 		return "", err
 	}
-	if err := os.Remove(filepath.Join(d.Dir, t.stage.name)); err != nil {
-		return "", fmt.Errorf("finish local directory: %w", err)
-	}
 	out, err := d.Commit(ctx, idx)
 	if err != nil {
 		return "", err
@@ -84,12 +81,12 @@ func (t *transfer) discard() {
 	}
 }
 
-// place makes directories, then what is in them, then hard links, and sets the
-// directories' times last.
+// place makes directories, then what is in them and has not come there already,
+// then hard links, and sets the directories' times last.
 func (t *transfer) place(ctx context.Context, dir string) error {
 	for _, it := range t.list {
 		if it.entry.IsDir() {
-			if err := os.Mkdir(filepath.Join(dir, it.entry.Path), 0o700); err != nil {
+			if err := t.stage.mkdir(t.stage.draft, it.entry.Path); err != nil {
 				return fmt.Errorf("make local directory: %w", err)
 			}
 		}
@@ -123,7 +120,7 @@ func (t *transfer) placeFiles(ctx context.Context, dir string, linked bool) erro
 	for items := range slices.Chunk(t.list, run) {
 		g.Go(func() error {
 			for _, it := range items {
-				if it.entry.IsDir() || (it.entry.Hardlink != "") != linked {
+				if it.entry.IsDir() || it.file != nil || (it.entry.Hardlink != "") != linked {
 					continue
 				}
 				if err := ctx.Err(); err != nil {
@@ -144,8 +141,6 @@ func (t *transfer) placeFile(dir string, it item) error {
 	switch e := it.entry; {
 	case e.Hardlink != "":
 		return os.Link(filepath.Join(dir, e.Hardlink), path)
-	case it.file != nil:
-		return os.Rename(t.stage.path(t.stage.draft, it.file), path)
 	case it.copied:
 		return t.copyFile(it.from, path, e)
 	case e.IsRegular():

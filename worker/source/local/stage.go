@@ -2,14 +2,13 @@ package local
 
 import (
 	"context"
-	"crypto/rand"
 	"crypto/sha256"
 	"fmt"
 	"hash"
 	"os"
+	"path"
 	"path/filepath"
 	"runtime"
-	"strconv"
 	"sync"
 
 	"github.com/buildd/buildd/cache/digest"
@@ -25,13 +24,13 @@ const chunksAhead = 64
 type stage struct {
 	c       Config
 	workers []chan chunk
-	// name is the directory in the draft where files lie until they get their
-	// names: so that renaming is all it takes, and one that no client guesses.
-	name string
 
 	once  sync.Once // makes the draft
 	draft *tree.Draft
 	err   error
+
+	mu   sync.Mutex      // guards dirs, and the making of them
+	dirs map[string]bool // of the draft, made already
 
 	files map[uint32]*received // by number in the list; the receiving goroutine's
 }
@@ -52,7 +51,7 @@ type chunk struct {
 }
 
 func newStage(c Config) *stage {
-	return &stage{c: c, name: ".buildd-" + rand.Text(), files: map[uint32]*received{}}
+	return &stage{c: c, dirs: map[string]bool{".": true}, files: map[uint32]*received{}}
 }
 
 // start runs the workers in g until finish. The first error is also given to
@@ -138,15 +137,37 @@ func (s *stage) create(ctx context.Context, r *received) error {
 	if err != nil {
 		return err
 	}
-	if r.f, err = os.OpenFile(s.path(d, r), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600); err != nil {
+	if err := s.mkdir(d, path.Dir(r.entry.Path)); err != nil {
+		return fmt.Errorf("write %q: %w", r.entry.Path, err)
+	}
+	if r.f, err = os.OpenFile(filepath.Join(d.Dir, r.entry.Path), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600); err != nil {
 		return fmt.Errorf("write %q: %w", r.entry.Path, err)
 	}
 	r.h = sha256.New()
 	return nil
 }
 
-func (s *stage) path(d *tree.Draft, r *received) string {
-	return filepath.Join(d.Dir, s.name, strconv.FormatUint(uint64(r.id), 10))
+// mkdir makes a directory of the list and those above it, unless they are there.
+// Nothing but directories and files is made while files come, so none of the
+// paths leads through a link.
+func (s *stage) mkdir(d *tree.Draft, dir string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.mkdirLocked(d, dir)
+}
+
+func (s *stage) mkdirLocked(d *tree.Draft, dir string) error {
+	if s.dirs[dir] {
+		return nil
+	}
+	if err := s.mkdirLocked(d, path.Dir(dir)); err != nil {
+		return err
+	}
+	if err := os.Mkdir(filepath.Join(d.Dir, dir), 0o700); err != nil {
+		return err
+	}
+	s.dirs[dir] = true
+	return nil
 }
 
 // close finishes a file: its owner, mode and time are set before anybody sees
@@ -166,11 +187,6 @@ func (s *stage) close(r *received) error {
 
 // dir makes the draft when the first file comes.
 func (s *stage) dir(ctx context.Context) (*tree.Draft, error) {
-	s.once.Do(func() {
-		s.draft, s.err = s.c.Trees.NewDraft(ctx, "")
-		if s.err == nil {
-			s.err = os.Mkdir(filepath.Join(s.draft.Dir, s.name), 0o700)
-		}
-	})
+	s.once.Do(func() { s.draft, s.err = s.c.Trees.NewDraft(ctx, "") })
 	return s.draft, s.err
 }
