@@ -87,6 +87,7 @@ type copier struct {
 	// copied maps the place of an inode to its first copy, so that hard links
 	// stay hard links.
 	copied map[string]string
+	soon   []placement
 }
 
 type pendingDir struct {
@@ -130,7 +131,10 @@ func (d *Draft) Copy(ctx context.Context, src View, from, to string, o CopyOptio
 	if dest, err = c.target(e, path.Base(path.Clean("/"+from)), dest); err != nil {
 		return err
 	}
-	return c.copy(ctx, resolved, "", dest, e, false, matched{})
+	if err := c.copy(ctx, resolved, "", dest, e, false, matched{}); err != nil {
+		return err
+	}
+	return c.flush(ctx)
 }
 
 func (c *copier) patterns() (err error) {
@@ -211,7 +215,7 @@ func (c *copier) copy(ctx context.Context, from, rel, target string, e digest.En
 		}
 	}
 	if !isDir {
-		return c.copyFile(from, target, e)
+		return c.copyFile(ctx, from, target, e)
 	}
 	p := pendingDir{e: e, target: target, made: wanted}
 	if wanted {
@@ -312,7 +316,7 @@ func (c *copier) copyDir(target string, e digest.Entry, overwrite bool) error {
 }
 
 // copyFile copies what is no directory.
-func (c *copier) copyFile(from, target string, e digest.Entry) error {
+func (c *copier) copyFile(ctx context.Context, from, target string, e digest.Entry) error {
 	if have, err := c.Lstat(target); err == nil {
 		if have.Mode&typeMask == dirMode {
 			return fmt.Errorf("cannot replace to directory %s with file", target)
@@ -326,7 +330,7 @@ func (c *copier) copyFile(from, target string, e digest.Entry) error {
 	a := c.o.attr(e)
 	switch e.Mode & typeMask {
 	case unix.S_IFREG:
-		return c.copyRegular(from, target, e, a)
+		return c.copyRegular(ctx, from, target, e, a)
 	case unix.S_IFLNK:
 		return c.Symlink(e.Link, target, a)
 	case unix.S_IFSOCK: // a socket that nobody listens on: an empty file marks its place
@@ -338,7 +342,7 @@ func (c *copier) copyFile(from, target string, e digest.Entry) error {
 	}
 }
 
-func (c *copier) copyRegular(from, target string, e digest.Entry, a Attr) error {
+func (c *copier) copyRegular(ctx context.Context, from, target string, e digest.Entry, a Attr) error {
 	id, err := c.src.HostPath(from)
 	if err != nil {
 		return err
@@ -348,11 +352,14 @@ func (c *copier) copyRegular(from, target string, e digest.Entry, a Attr) error 
 	}
 	if first, ok := c.copied[id]; ok {
 		if n, _ := c.find(first); n != nil && n.e.Mode&typeMask == unix.S_IFREG && n.e.Hash == e.Hash {
+			if err := c.flush(ctx); err != nil {
+				return err
+			}
 			return c.Link(first, target)
 		}
 	}
 	c.copied[id] = target
-	return c.Place(target, c.src, from, e, a)
+	return c.placeSoon(target, from, e, a)
 }
 
 // overwrite makes the existing file p disappear so that another can take its

@@ -1,14 +1,19 @@
 package draft
 
 import (
+	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
 	"maps"
 	"path"
+	"runtime"
+	"slices"
+	"sync"
 
 	"github.com/buildd/buildd/cache/digest"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
 
@@ -39,6 +44,68 @@ func (d *Draft) Place(p string, src View, from string, e digest.Entry, a Attr) e
 
 func sameAttr(a, b Attr) bool {
 	return a.Mode == b.Mode && a.UID == b.UID && a.GID == b.GID && a.ModTime.Equal(b.ModTime) && maps.Equal(a.Xattrs, b.Xattrs)
+}
+
+// placement is a file that Copy has listed and that is still to be linked.
+type placement struct {
+	p    string
+	src  View
+	from string
+	n    *node
+}
+
+// placeSoon is Place, but the file is there only after flush if a link will do.
+func (c *copier) placeSoon(p, from string, e digest.Entry, a Attr) error {
+	if c.Draft.o.NoLinks || !sameAttr(a, attrOf(e)) {
+		return c.Place(p, c.src, from, e, a)
+	}
+	p = path.Clean("/" + p)
+	parent, err := c.vacate("copy", p)
+	if err != nil {
+		return err
+	}
+	n := &node{e: entry(unix.S_IFREG, a)}
+	n.e.Size, n.e.Hash = e.Size, e.Hash
+	parent.kids[path.Base(p)] = n
+	c.soon = append(c.soon, placement{p: p, src: c.src, from: from, n: n})
+	return nil
+}
+
+// flush links what placeSoon has listed, on all cores, for that is most of the
+// time that a COPY of many files takes.
+func (c *copier) flush(ctx context.Context) error {
+	const run = 128 // files that a worker takes at a time
+	var mu sync.Mutex
+	var others []placement // under mu
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(runtime.GOMAXPROCS(0))
+	for files := range slices.Chunk(c.soon, run) {
+		g.Go(func() error {
+			for _, f := range files {
+				if ctx.Err() != nil {
+					return context.Cause(ctx)
+				}
+				linked, err := c.linkFrom(f.p, f.src, f.from)
+				if err != nil {
+					return err
+				}
+				if !linked {
+					mu.Lock()
+					others = append(others, f)
+					mu.Unlock()
+				}
+			}
+			return nil
+		})
+	}
+	err := g.Wait()
+	c.soon = nil
+	for _, f := range others {
+		if err == nil {
+			err = c.copyFrom(f.p, f.src, f.from, f.n)
+		}
+	}
+	return err
 }
 
 // linkFrom reports false where the file system wants a copy: the inode has too
