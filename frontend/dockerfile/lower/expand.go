@@ -52,7 +52,7 @@ func (x *expander) list(s string, env shell.EnvGetter) ([]string, error) {
 	}
 	words, err := x.lex.ProcessWords(r, env)
 	if err != nil {
-		return nil, err
+		return nil, unclosed(err)
 	}
 	for _, w := range words {
 		if err := x.spend(len(w)); err != nil {
@@ -92,9 +92,18 @@ func (x *expander) run(lex *shell.Lex, escape rune, s string, env shell.EnvGette
 	}
 	r, err := lex.ProcessWordWithMatches(s, env)
 	if err != nil {
-		return r, err
+		return r, unclosed(err)
 	}
 	return r, x.spend(len(r.Result))
+}
+
+// unclosed says in words what the lexer says where a word ends within ${...}: it
+// takes the end for a character.
+func unclosed(err error) error {
+	if strings.Contains(err.Error(), "unsupported modifier (\uFFFD)") {
+		return fmt.Errorf("missing '}': %w", err)
+	}
+	return err
 }
 
 // check refuses a word that expands to too much, and makes it fit for the lexer, which complains on standard error about anything

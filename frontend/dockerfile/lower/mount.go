@@ -79,7 +79,7 @@ func (in *instruction) mountTarget(m *instructions.Mount) (string, error) {
 		target = path.Join("/", in.s.dir, target)
 	}
 	if path.Clean(target) == "/" {
-		return "", fmt.Errorf("invalid mount target %q: it would hide the whole root", target)
+		return "", fmt.Errorf("invalid mount target %q: it would hide the whole root; want target=DIR", target)
 	}
 	return target, nil
 }

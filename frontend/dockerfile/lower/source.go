@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
 	"github.com/moby/buildkit/frontend/dockerfile/linter"
@@ -17,12 +18,22 @@ type source struct {
 	escape  rune
 }
 
+// parseTree parses src. The parser has no place for a bad escape directive.
+func parseTree(src []byte) (*parser.Result, error) {
+	tree, err := parser.Parse(bytes.NewReader(src))
+	if err != nil && strings.Contains(err.Error(), "invalid escape token") {
+		_, _, where, _ := parser.ParseDirective("escape", src)
+		err = parser.SetLocation(err, where)
+	}
+	return tree, err
+}
+
 // parse reads a Dockerfile and reports what is wrong with its form.
 func parse(src []byte, lint *linter.Linter) (*source, error) {
 	if err := checkText(src); err != nil {
 		return nil, err
 	}
-	tree, err := parser.Parse(bytes.NewReader(src))
+	tree, err := parseTree(src)
 	if err != nil {
 		return nil, err
 	}

@@ -1,7 +1,6 @@
 package lower
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -18,7 +17,7 @@ import (
 
 // Targets answers the subrequest frontend.targets: the stages of a Dockerfile.
 func Targets(_ context.Context, src []byte) (*targets.List, error) {
-	tree, err := parser.Parse(bytes.NewReader(src))
+	tree, err := parseTree(src)
 	if err != nil {
 		return nil, err
 	}
