@@ -24,12 +24,16 @@ type bench struct {
 	registry *registry
 	engines  []engine
 	made     map[string]bool // fixtures
+
+	runSeconds float64 // of w4b's RUN
 }
 
-// configText turns garbage collection off: what a round finds in the cache must
-// not depend on the size of the disk.
+// configText turns garbage collection off, as what a round finds in the cache must
+// not depend on the size of the disk, and names the control groups so that they
+// can be removed.
 const configText = `[worker.oci]
   gc = false
+  defaultCgroupParent = "/%s"
 [registry."%s"]
   http = true
 `
@@ -48,7 +52,7 @@ func newBench(ctx context.Context, o options, dir string) (*bench, error) {
 }
 
 func (b *bench) prepare(ctx context.Context) error {
-	if err := os.WriteFile(b.config, fmt.Appendf(nil, configText, b.registry.addr), 0o600); err != nil {
+	if err := os.WriteFile(b.config, fmt.Appendf(nil, configText, filepath.Base(b.dir), b.registry.addr), 0o600); err != nil {
 		return err
 	}
 	for _, name := range strings.Split(b.o.engines, ",") {
@@ -85,15 +89,7 @@ func (b *bench) makeBase(ctx context.Context) error {
 	if err := command(ctx, filepath.Join(programs(), "../../examples/make-busybox"), root); err != nil {
 		return err
 	}
-	shell, err := compressLayer(filepath.Join(b.dir, "busybox.tar.gz"), func(w io.Writer) error {
-		f, err := os.Open(root)
-		if err != nil {
-			return err
-		}
-		defer f.Close()
-		_, err = io.Copy(w, f)
-		return err
-	})
+	shell, err := compressLayer(filepath.Join(b.dir, "busybox.tar.gz"), func(w io.Writer) error { return copyFile(w, root) })
 	if err != nil {
 		return err
 	}
@@ -109,7 +105,7 @@ func (b *bench) makeBase(ctx context.Context) error {
 // fixture makes something once per run of the program: make gets an empty
 // directory for it, which is returned.
 func (b *bench) fixture(name string, make func(dir string) error) (string, error) {
-	dir := filepath.Join(b.dir, "fixture-"+name)
+	dir := b.fixtureDir(name)
 	if b.made[name] {
 		return dir, nil
 	}
@@ -126,8 +122,10 @@ func (b *bench) fixture(name string, make func(dir string) error) (string, error
 	return dir, nil
 }
 
-// dockerfile makes a context that is nothing but a Dockerfile; %BASE% in it is
-// the base image.
+func (b *bench) fixtureDir(name string) string { return filepath.Join(b.dir, "fixture-"+name) }
+
+// dockerfile makes a context that is nothing but a Dockerfile; %BASE% and %DEBS%
+// in it are images of the registry.
 func (b *bench) dockerfile(name, text string) (string, error) {
 	return b.fixture(name, func(dir string) error {
 		return os.WriteFile(filepath.Join(dir, "Dockerfile"), []byte(b.expand(text)), 0o644)
@@ -135,7 +133,7 @@ func (b *bench) dockerfile(name, text string) (string, error) {
 }
 
 func (b *bench) expand(text string) string {
-	return strings.ReplaceAll(text, "%BASE%", b.registry.ref("base"))
+	return strings.NewReplacer("%BASE%", b.registry.ref("base"), "%DEBS%", b.registry.ref("debs")).Replace(text)
 }
 
 // workload measures a workload. The engines keep what they have if the one
@@ -214,6 +212,11 @@ func (w *workload) network() string {
 
 // round runs a workload once and returns what it is measured by.
 func (b *bench) round(ctx context.Context, w *workload, e engine, n int) (float64, error) {
+	if w.cold && n > 0 {
+		if err := e.fresh(ctx, w.network()); err != nil {
+			return 0, err
+		}
+	}
 	if w.before != nil {
 		if err := w.before(ctx, b, e, n); err != nil {
 			return 0, fmt.Errorf("prepare: %w", err)
@@ -234,7 +237,7 @@ func (b *bench) round(ctx context.Context, w *workload, e engine, n int) (float6
 		}
 	}
 	if w.value != nil {
-		return w.value(e, n)
+		return w.value(e)
 	}
 	return took, nil
 }
@@ -250,6 +253,7 @@ func (b *bench) floor(ctx context.Context, w *workload) []float64 {
 		}
 		unix.Sync()
 		cmd := exec.CommandContext(ctx, filepath.Join(programs(), "floor"), w.floor, dir, b.dir)
+		cmd.Env = append(os.Environ(), fmt.Sprint("RUN_SECONDS=", b.runSeconds))
 		cmd.Stderr = os.Stderr
 		text, err := cmd.Output()
 		if err != nil {

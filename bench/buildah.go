@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 )
 
@@ -17,14 +18,14 @@ import (
 type buildah struct {
 	dir      string
 	registry string
-	peak     int64
+	peak     atomic.Int64
 }
 
 func (b *buildah) name() string { return "buildah" }
 func (b *buildah) close() error { return nil }
 
 func (b *buildah) fresh(ctx context.Context, _ string) error {
-	b.peak = 0
+	b.peak.Store(0)
 	state := filepath.Join(b.dir, "state")
 	if _, err := os.Stat(state); err == nil {
 		// containers are mounted
@@ -48,8 +49,12 @@ func (b *buildah) run(ctx context.Context, args ...string) ([]byte, error) {
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	err := cmd.Run()
-	if usage, ok := cmd.ProcessState.SysUsage().(*syscall.Rusage); ok {
-		b.peak = max(b.peak, usage.Maxrss<<10)
+	b.log(args, out.Bytes())
+	if cmd.ProcessState != nil {
+		usage := cmd.ProcessState.SysUsage().(*syscall.Rusage)
+		for old := b.peak.Load(); usage.Maxrss<<10 > old && !b.peak.CompareAndSwap(old, usage.Maxrss<<10); {
+			old = b.peak.Load()
+		}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("buildah %s: %w\n%s", args[0], err, out.Bytes()[max(0, out.Len()-2000):])
@@ -57,7 +62,15 @@ func (b *buildah) run(ctx context.Context, args ...string) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-func (b *buildah) memory() (memory, error) { return memory{peak: b.peak}, nil }
+// log keeps what buildah wrote with its state, for those who keep that.
+func (b *buildah) log(args []string, out []byte) {
+	if f, err := os.OpenFile(filepath.Join(b.dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600); err == nil {
+		fmt.Fprintf(f, "buildah %q\n%s\n", args, out)
+		f.Close()
+	}
+}
+
+func (b *buildah) memory() (memory, error) { return memory{peak: b.peak.Load()}, nil }
 
 func (b *buildah) build(ctx context.Context, r request) (outcome, error) {
 	file := r.file
@@ -65,8 +78,17 @@ func (b *buildah) build(ctx context.Context, r request) (outcome, error) {
 		file = "Dockerfile"
 	}
 	args := []string{
-		"build", "--layers", "--jobs", strconv.Itoa(16), "--network=host", "--tls-verify=false", "--pull=always",
+		"build", "--layers", "--network=host", "--tls-verify=false",
 		"-f", filepath.Join(r.dir, file), "-t", "result",
+	}
+	if r.parallel > 0 {
+		args = append(args, "--jobs", strconv.Itoa(r.parallel))
+	}
+	if r.cacheTo != "" {
+		args = append(args, "--cache-to", r.cacheTo)
+	}
+	if r.cacheFrom != "" {
+		args = append(args, "--cache-from", r.cacheFrom)
 	}
 	for k, v := range r.args {
 		args = append(args, "--build-arg", k+"="+v)
@@ -84,6 +106,11 @@ func (b *buildah) build(ctx context.Context, r request) (outcome, error) {
 		if _, err := b.run(ctx, "push", "result", "oci-archive:"+r.archive); err != nil {
 			return outcome{}, err
 		}
+	}
+	if r.parallel > 0 {
+		// lines of several stages are mixed: what counts is what steps printed,
+		// beside their commands
+		return outcome{ran: bytes.Count(out, []byte(ranLine)) - bytes.Count(out, []byte("echo "+ranLine))}, nil
 	}
 	return readSteps(out), nil
 }

@@ -27,7 +27,10 @@ type request struct {
 	archive   string // path of an OCI archive to write
 	cacheTo   string // reference of a cache
 	cacheFrom string
+	parallel  int // stages at once, of an engine that must be told; RUN prints ranLine then
 }
+
+const ranLine = "this step ran"
 
 // outcome tells what a build that succeeded did.
 type outcome struct {

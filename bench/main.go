@@ -12,6 +12,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -69,10 +70,16 @@ func start(o options, names []string) (int, error) {
 	if os.Geteuid() != 0 {
 		return 0, errors.New("daemons that are compared with each other run as root")
 	}
+	if slices.ContainsFunc(chosen, func(w *workload) bool { return w.debian }) {
+		if err := makeDebian(); err != nil {
+			return 0, err
+		}
+	}
 	dir, err := os.MkdirTemp("", "bench")
 	if err != nil {
 		return 0, err
 	}
+	defer removeGroups(filepath.Base(dir))
 	if o.keep {
 		defer fmt.Fprintln(os.Stderr, "kept", dir)
 	} else {

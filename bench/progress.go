@@ -10,35 +10,34 @@ import (
 	"time"
 )
 
-// readProgress tells from buildctl's rawjson what was run. A step that is named
-// more than once counts by what was said last.
-func readProgress(b []byte) (outcome, error) {
-	type vertex struct {
-		Digest    string
-		Name      string
-		Cached    bool
-		Completed *time.Time
-		Error     string
+// vertex is what BuildKit's protocol says about a step.
+type vertex struct {
+	Digest    string
+	Name      string
+	Cached    bool
+	Completed *time.Time
+	Error     string
+}
+
+// progress is what was said last about each step of a build.
+type progress struct {
+	last map[string]vertex
+}
+
+func (p *progress) add(v vertex) {
+	if p.last == nil {
+		p.last = map[string]vertex{}
 	}
-	last := map[string]vertex{}
-	dec := json.NewDecoder(bytes.NewReader(b))
-	for {
-		var s struct{ Vertexes []vertex }
-		if err := dec.Decode(&s); errors.Is(err, io.EOF) {
-			break
-		} else if err != nil {
-			return outcome{}, fmt.Errorf("read progress: %w", err)
-		}
-		for _, v := range s.Vertexes {
-			last[v.Digest] = v
-		}
-	}
+	p.last[v.Digest] = v
+}
+
+func (p *progress) outcome() (outcome, error) {
 	var o outcome
-	for _, v := range last {
-		switch _, run, _ := strings.Cut(v.Name, "] "); {
+	for _, v := range p.last {
+		switch _, step, _ := strings.Cut(v.Name, "] "); {
 		case v.Error != "":
 			return o, fmt.Errorf("step %s: %s", v.Name, v.Error)
-		case !strings.HasPrefix(run, "RUN ") || v.Completed == nil:
+		case !strings.HasPrefix(step, "RUN ") || v.Completed == nil:
 		case v.Cached:
 			o.cached++
 		default:
@@ -46,4 +45,21 @@ func readProgress(b []byte) (outcome, error) {
 		}
 	}
 	return o, nil
+}
+
+// readProgress tells from buildctl's rawjson what was run.
+func readProgress(b []byte) (outcome, error) {
+	var p progress
+	dec := json.NewDecoder(bytes.NewReader(b))
+	for {
+		var s struct{ Vertexes []vertex }
+		if err := dec.Decode(&s); errors.Is(err, io.EOF) {
+			return p.outcome()
+		} else if err != nil {
+			return outcome{}, fmt.Errorf("read progress: %w", err)
+		}
+		for _, v := range s.Vertexes {
+			p.add(v)
+		}
+	}
 }

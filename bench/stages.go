@@ -14,7 +14,8 @@ func stageWorkloads() []*workload {
 		}
 	}
 	return []*workload{
-		plain(workload{name: "w6", what: "8 independent stages that each sleep 1 s, then 8 COPY --from", target: 0.75, floor: "w6"}, sleepers(), 8),
+		parallel(workload{name: "w6", what: "8 independent stages that each sleep 1 s, then 8 COPY --from", target: 0.75, floor: "w6"}, sleepers(), 8, 8),
+		crowdWorkload(),
 		cached(workload{name: "w8-250", what: "cached chain of 250 steps", floor: "w8", group: "chain"}, 250, chainOf(250)),
 		cached(workload{name: "w8-500", what: "cached chain of 500 steps", floor: "w8", group: "chain"}, 500, chainOf(500)),
 		cached(workload{name: "w8-1000", what: "cached chain of 1,000 steps", target: 0.3, floor: "w8", group: "chain"}, 1000, chainOf(1000)),
@@ -27,7 +28,7 @@ func stageWorkloads() []*workload {
 func sleepers() string {
 	var s strings.Builder
 	for i := range 8 {
-		fmt.Fprintf(&s, "FROM %%BASE%% AS s%d\nARG NONCE\nRUN sleep 1 && echo %d > /out\n", i, i)
+		fmt.Fprintf(&s, "FROM %%BASE%% AS s%d\nARG NONCE\nRUN sleep 1 && echo %s && echo %d > /out\n", i, ranLine, i)
 	}
 	s.WriteString("FROM %BASE%\n")
 	for i := range 8 {

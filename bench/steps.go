@@ -16,14 +16,17 @@ func nonce(round int) map[string]string {
 
 // plain is a workload that builds one Dockerfile with an argument per round and
 // wants so many RUN steps to run.
-func plain(w workload, text string, steps int) *workload {
+func plain(w workload, text string, steps int) *workload { return parallel(w, text, steps, 0) }
+
+// parallel does the same with so many stages at once.
+func parallel(w workload, text string, steps, stages int) *workload {
 	file := "plain-" + w.name
 	w.setup = func(_ context.Context, b *bench) error {
 		_, err := b.dockerfile(file, text)
 		return err
 	}
 	w.run = func(ctx context.Context, b *bench, e engine, round int) (outcome, error) {
-		return e.build(ctx, request{dir: filepath.Join(b.dir, "fixture-"+file), args: nonce(round)})
+		return e.build(ctx, request{dir: b.fixtureDir(file), args: nonce(round), parallel: stages})
 	}
 	w.after = func(_ context.Context, _ *bench, _ engine, _ int, o outcome) error { return o.want(steps, 0) }
 	return &w
@@ -38,11 +41,11 @@ func cached(w workload, steps int, fill func(b *bench, dir string) error) *workl
 		return err
 	}
 	w.start = func(ctx context.Context, b *bench, e engine) error {
-		_, err := e.build(ctx, request{dir: filepath.Join(b.dir, "fixture-"+file)})
+		_, err := e.build(ctx, request{dir: b.fixtureDir(file)})
 		return err
 	}
 	w.run = func(ctx context.Context, b *bench, e engine, _ int) (outcome, error) {
-		return e.build(ctx, request{dir: filepath.Join(b.dir, "fixture-"+file)})
+		return e.build(ctx, request{dir: b.fixtureDir(file)})
 	}
 	w.after = func(_ context.Context, _ *bench, _ engine, _ int, o outcome) error { return o.want(0, steps) }
 	return &w

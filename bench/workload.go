@@ -16,7 +16,9 @@ type workload struct {
 	floor  string  // workload of bench/floor; empty where a floor has no meaning
 	unit   string  // of what value returns; seconds by default
 	group  string  // workloads of one group, one after the other, share the engines' states
-	once   bool    // too long for more than one round
+	debian bool    // needs a Debian root file system
+	cold   bool    // every round begins with an empty state
+	once   bool    // one round, none to warm up
 
 	without map[string]string // engines that cannot do it, and why
 
@@ -25,7 +27,7 @@ type workload struct {
 	before func(ctx context.Context, b *bench, e engine, round int) error
 	run    func(ctx context.Context, b *bench, e engine, round int) (outcome, error)
 	after  func(ctx context.Context, b *bench, e engine, round int, o outcome) error
-	value  func(e engine, round int) (float64, error) // what is reported instead of the time
+	value  func(e engine) (float64, error) // what is reported instead of the time
 }
 
 // workloads lists what there is, in the order of the table.
@@ -33,7 +35,10 @@ func workloads() []*workload {
 	var all []*workload
 	all = append(all, stepWorkloads()...)
 	all = append(all, treeWorkloads()...)
+	all = append(all, layerWorkloads()...)
 	all = append(all, stageWorkloads()...)
+	all = append(all, memoryWorkloads(all)...)
+	all = append(all, reuseWorkloads()...)
 	return all
 }
 
