@@ -20,6 +20,7 @@ type daemon struct {
 	dir     string   // state, log and socket
 	config  string   // buildkitd.toml
 	flags   []string // beside those that both get
+	path    string   // of programs, before what PATH says
 
 	cmd  *exec.Cmd
 	done chan error
@@ -46,6 +47,7 @@ func (d *daemon) fresh(ctx context.Context, network string) error {
 	defer log.Close()
 	args := append([]string{"--root", state, "--addr", d.addr(), "--config", d.config, "--oci-worker-net=" + network}, d.flags...)
 	d.cmd = exec.Command(d.program, args...)
+	d.cmd.Env = append(os.Environ(), "PATH="+d.path+":"+os.Getenv("PATH"))
 	d.cmd.Stdout, d.cmd.Stderr = log, log
 	d.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := d.cmd.Start(); err != nil {

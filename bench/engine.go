@@ -57,8 +57,12 @@ func newEngine(o options, name string, b *bench) (engine, error) {
 		}
 		return &daemon{label: name, program: program, dir: dir, config: b.config}, nil
 	case "buildkit":
+		plugins, err := cniPlugins(dir)
+		if err != nil {
+			return nil, err
+		}
 		return &daemon{
-			label: name, program: filepath.Join(programs(), "stock", "buildkitd"), dir: dir, config: b.config,
+			label: name, program: filepath.Join(programs(), "stock", "buildkitd"), dir: dir, config: b.config, path: plugins,
 			flags: []string{"--oci-worker-snapshotter=overlayfs", "--containerd-worker=false", "--otel-socket-path=" + filepath.Join(dir, "otel")},
 		}, nil
 	case "buildah":
@@ -66,4 +70,19 @@ func newEngine(o options, name string, b *bench) (engine, error) {
 	default:
 		return nil, fmt.Errorf("no engine %s", name)
 	}
+}
+
+// cniPlugins makes a directory of Debian's CNI plugins under the names that
+// BuildKit's bridge mode looks for.
+func cniPlugins(dir string) (string, error) {
+	dir = filepath.Join(dir, "cni")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return "", err
+	}
+	for _, p := range []string{"bridge", "loopback", "host-local", "firewall"} {
+		if err := os.Symlink("/usr/lib/cni/"+p, filepath.Join(dir, "buildkit-cni-"+p)); err != nil {
+			return "", err
+		}
+	}
+	return dir, nil
 }

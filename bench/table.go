@@ -18,7 +18,8 @@ type row struct {
 }
 
 func (r *row) fail(e engine, err error) {
-	r.why[e.name()] = err.Error()
+	text := strings.Join(strings.Fields(err.Error()), " ")
+	r.why[e.name()] = text[:min(len(text), 500)]
 	fmt.Fprintf(os.Stderr, "%s: %s failed: %v\n", r.w.name, e.name(), err)
 }
 
@@ -106,7 +107,7 @@ func (t *table) markdown() string {
 			line = append(line, r.cell(e))
 			peaks = append(peaks, megabytes(r.peak[e]))
 			if why := r.why[e]; why != "" {
-				notes = append(notes, fmt.Sprintf("%s, %s: %s", r.w.name, e, strings.ReplaceAll(strings.TrimSpace(why), "\n", "; ")))
+				notes = append(notes, fmt.Sprintf("%s, %s: %s", r.w.name, e, why))
 			}
 		}
 		line = append(line, number(median(r.floor), r.w.unit), r.ratio("buildkit"), r.target(), r.ratio("buildah"), strings.Join(peaks, "/"))
