@@ -63,6 +63,9 @@ func makePackages(ctx context.Context, b *bench) error {
 		if err != nil {
 			return err
 		}
+		if err := os.Symlink(root, filepath.Join(b.dir, "debian.tar")); err != nil { // for bench/floor
+			return err
+		}
 		system, err := compressLayer(filepath.Join(b.dir, "debian.tar.gz"), func(w io.Writer) error { return copyFile(w, root) })
 		if err != nil {
 			return err
