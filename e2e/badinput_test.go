@@ -177,64 +177,6 @@ func TestBadConfiguration(t *testing.T) {
 	})
 }
 
-// TestFullDisk has the state directory on a disk that is too small.
-func TestFullDisk(t *testing.T) {
-	newCanary(t)
-	disk := t.TempDir()
-	if err := unix.Mount("none", disk, "tmpfs", 0, "size=48m,mode=755"); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := unix.Unmount(disk, 0); err != nil {
-			t.Errorf("the disk is in use still: %v", err)
-			_ = unix.Unmount(disk, unix.MNT_DETACH)
-		}
-	})
-	d := startDaemonAt(t, filepath.Join(disk, "state"), nil)
-	d.busybox()
-	before := used(t, disk)
-	big := buildContext(t, map[string]string{"Dockerfile": "FROM busybox:latest\nCOPY big /big\n"})
-	if err := os.Truncate(write0(t, big, "big"), 64<<20); err != nil {
-		t.Fatal(err)
-	}
-	noise := buildContext(t, map[string]string{"Dockerfile": "FROM scratch\nCOPY noise /\n"})
-	tool(t, "dd", "if=/dev/urandom", "of="+filepath.Join(noise, "noise"), "bs=1M", "count=27")
-	for _, c := range []struct {
-		name string
-		args []string
-	}{
-		{"RUN", []string{"build", "--progress=plain", buildContext(t, map[string]string{"Dockerfile": "FROM busybox:latest\nRUN dd if=/dev/zero of=/big bs=1M count=64\n"})}},
-		{"COPY", []string{"build", "--progress=plain", big}},
-		{"export", []string{"build", "--progress=plain", "-t", "big", noise}},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			d := d.with(t)
-			r := d.fails([]string{"o space left on device"}, c.args...)
-			if !strings.Contains(r.Err, "Dockerfile:2") && c.name == "RUN" { // no line asks for the context or the export
-				t.Errorf("the error does not name the line:\n%s", r.Err)
-			}
-			d.alive()
-			d.ctl("prune", "--all")
-			d.busybox()
-			if now := used(t, disk); now > before+4<<20 {
-				t.Errorf("%d bytes are in use after the prune, %d before", now, before)
-				_ = exec.Command("find", disk, "-size", "+100k", "-ls").Run()
-			}
-		})
-	}
-	d.alive()
-}
-
-// used returns how many bytes of a file system are.
-func used(t *testing.T, dir string) int64 {
-	t.Helper()
-	var fs unix.Statfs_t
-	if err := unix.Statfs(dir, &fs); err != nil {
-		t.Fatal(err)
-	}
-	return int64(fs.Blocks-fs.Bfree) * fs.Bsize
-}
-
 // write0 makes an empty file and returns its path.
 func write0(t *testing.T, dir, name string) string {
 	t.Helper()

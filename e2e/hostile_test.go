@@ -3,26 +3,22 @@ package e2e
 import (
 	"archive/tar"
 	"bytes"
-	"context"
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
+	"io"
 	"math"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	control "github.com/moby/buildkit/api/services/control"
 	"github.com/moby/buildkit/solver/pb"
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 )
 
@@ -43,19 +39,25 @@ func link(kind byte, name, to string) entry {
 func hostileTar(t *testing.T, es ...entry) []byte {
 	t.Helper()
 	var b bytes.Buffer
-	w := tar.NewWriter(&b)
+	if err := newTar(t, &b, es...).Close(); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+// newTar begins a tar; the text of the last entry may be missing.
+func newTar(t *testing.T, to io.Writer, es ...entry) *tar.Writer {
+	t.Helper()
+	w := tar.NewWriter(to)
 	for _, e := range es {
 		if err := w.WriteHeader(&e.Header); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := w.Write([]byte(e.text)); err != nil {
+		if _, err := io.WriteString(w, e.text); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
-	return b.Bytes()
+	return w
 }
 
 // giantRecord is a tar with a PAX header that is larger than writers allow.
@@ -167,6 +169,33 @@ func TestHostileArchives(t *testing.T) {
 	d.alive()
 }
 
+// TestHostileContexts sends the archives as the build context itself.
+func TestHostileContexts(t *testing.T) {
+	c := newCanary(t)
+	d := startWithBusybox(t)
+	for name, h := range hostileTars(t, c.dir) {
+		t.Run(name, func(t *testing.T) {
+			var b bytes.Buffer
+			if err := newTar(t, &b, file("Dockerfile", "FROM busybox:latest\nCOPY . /x/\nRUN true\n")).Flush(); err != nil {
+				t.Fatal(err)
+			}
+			b.Write(h.tar) // goes on where the first has not ended
+			r := d.input(t.Context(), b.String(), "build", "--progress=plain", "-")
+			if r.Exit == 0 && h.archive != "" {
+				t.Errorf("succeeded, want an error with %q", h.archive)
+			}
+			if r.Exit != 0 && !strings.Contains(r.Err, h.archive) {
+				t.Errorf("the error does not say %q:\n%s", h.archive, r.Err)
+			}
+			if strings.Contains(r.Err, d.Root) {
+				t.Errorf("the error shows the daemon's directories:\n%s", r.Err)
+			}
+			c.check(t)
+		})
+	}
+	d.alive()
+}
+
 // pushImage makes an image of layers and pushes it.
 func pushImage(t *testing.T, ref string, layers ...[]byte) {
 	t.Helper()
@@ -227,22 +256,6 @@ func TestHostileLayers(t *testing.T) {
 		})
 	}
 	d.alive()
-}
-
-// controlClient returns the daemon's API without a client's care.
-func (d *daemon) controlClient() control.ControlClient {
-	d.t.Helper()
-	c, err := grpc.NewClient("passthrough:///x", grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithDefaultCallOptions(grpc.MaxCallSendMsgSize(256<<20)),
-		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
-			var dialer net.Dialer
-			return dialer.DialContext(ctx, "unix", strings.TrimPrefix(d.Addr, "unix://"))
-		}))
-	if err != nil {
-		d.t.Fatal(err)
-	}
-	d.t.Cleanup(func() { c.Close() })
-	return control.NewControlClient(c)
 }
 
 // definition makes one of ops, each an input of the last.
@@ -452,39 +465,3 @@ func TestHostileDefinitions(t *testing.T) {
 	}
 	d.alive()
 }
-
-// TestHostileRequests sends what no client sends.
-func TestHostileRequests(t *testing.T) {
-	d := startWithBusybox(t)
-	ctl := d.controlClient()
-	for name, r := range map[string]*control.SolveRequest{
-		"nothing":                 {},
-		"unknown frontend":        {Ref: "a", Frontend: "nothing.v0"},
-		"frontend without files":  {Ref: "b", Frontend: "dockerfile.v0"},
-		"unknown session":         {Ref: "c", Frontend: "dockerfile.v0", Session: "../../x"},
-		"reference as a path":     {Ref: "../../../x", Frontend: "dockerfile.v0", Session: "s"},
-		"giant reference":         {Ref: strings.Repeat("x", 1<<20), Frontend: "dockerfile.v0", Session: "s"},
-		"unknown exporter":        {Ref: "d", Definition: definition(t, busyboxOp()), Exporters: []*control.Exporter{{Type: "nothing"}}},
-		"unknown entitlement":     {Ref: "e", Definition: definition(t, busyboxOp()), Entitlements: []string{"everything"}},
-		"exporter without client": {Ref: "f", Definition: definition(t, busyboxOp()), Exporters: []*control.Exporter{{Type: "oci"}, {Type: "local"}}},
-		"image of a bad name":     {Ref: "g", Definition: definition(t, busyboxOp()), Exporters: []*control.Exporter{{Type: "image", Attrs: map[string]string{"name": "../../X"}}}},
-		"giant message":           {Ref: "h", FrontendAttrs: map[string]string{"x": strings.Repeat("x", 64<<20)}},
-	} {
-		t.Run(name, func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(t.Context(), waitForSession)
-			defer cancel()
-			_, err := ctl.Solve(ctx, r)
-			if err == nil {
-				t.Error("succeeded")
-			}
-			if c := status.Code(err); c == codes.Internal {
-				t.Errorf("internal error: %v", err)
-			}
-			t.Logf("%.300v", err)
-		})
-	}
-	d.alive()
-}
-
-// waitForSession is longer than a daemon waits for a session that does not come.
-const waitForSession = 30 * time.Second

@@ -157,7 +157,7 @@ func TestTruncatedAndWrongLayersAreRefused(t *testing.T) {
 			proxy := spoilingProxy(t, reg, layer, spoil)
 			other := startDaemon(t)
 			dir := buildContext(t, map[string]string{"Dockerfile": "FROM " + proxy + "/bad/base:1\nRUN true\n"})
-			other.fails([]string{layer}, "build", "--progress=plain", "-t", "x", dir)
+			other.fails([]string{layer, "Dockerfile:2\n"}, "build", "--progress=plain", "-t", "x", dir)
 			good := buildContext(t, map[string]string{"Dockerfile": "FROM " + ref + "\nRUN test -f /noise\n"})
 			other.ctl("build", "-t", "x", good) // nothing of the spoilt layer was kept
 		})

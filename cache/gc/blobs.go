@@ -12,28 +12,37 @@ import (
 
 // rooted returns the blobs that images and other roots lead to.
 func (c *Collector) rooted(ctx context.Context) (map[digest.Digest]bool, error) {
-	var open []ocispecs.Descriptor
+	seen := map[digest.Digest]bool{}
 	if c.cfg.Images != nil {
 		imgs, err := c.cfg.Images.List(ctx)
 		if err != nil {
 			return nil, err
 		}
 		for _, img := range imgs {
-			open = append(open, img.Target)
+			c.reach(ctx, img.Target, seen, true)
 		}
 	}
+	// After the images: what has been seen is not looked into again.
 	for _, r := range c.cfg.Roots {
 		ds, err := r.Roots(ctx)
 		if err != nil {
 			return nil, fmt.Errorf("list roots: %w", err)
 		}
-		open = append(open, ds...)
+		for _, d := range ds {
+			c.reach(ctx, d, seen, false)
+		}
 	}
-	seen := map[digest.Digest]bool{}
+	return seen, nil
+}
+
+// reach adds to seen what a descriptor leads to, layers of file systems only if
+// wanted.
+func (c *Collector) reach(ctx context.Context, top ocispecs.Descriptor, seen map[digest.Digest]bool, layers bool) {
+	open := []ocispecs.Descriptor{top}
 	for len(open) > 0 {
 		desc := open[len(open)-1]
 		open = open[:len(open)-1]
-		if seen[desc.Digest] {
+		if seen[desc.Digest] || !layers && images.IsLayerType(desc.MediaType) {
 			continue
 		}
 		seen[desc.Digest] = true
@@ -48,7 +57,6 @@ func (c *Collector) rooted(ctx context.Context) (map[digest.Digest]bool, error) 
 		}
 		open = append(open, kids...)
 	}
-	return seen, nil
 }
 
 // sweepBlobs removes blobs that nothing names: those of layers that were just

@@ -23,8 +23,9 @@ import (
 // ErrInUse is returned by an Extra for what it cannot evict now.
 var ErrInUse = errors.New("is in use")
 
-// Roots name blobs that must stay: manifests and indexes with all that they lead
-// to, such as those of the history of builds.
+// Roots name blobs that must stay, such as those of the history of builds:
+// manifests and indexes with all that they lead to but the layers, which belong
+// to the cache and would keep the disk full.
 type Roots interface {
 	Roots(ctx context.Context) ([]ocispecs.Descriptor, error)
 }

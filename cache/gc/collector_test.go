@@ -332,6 +332,16 @@ func TestBlobs(t *testing.T) {
 	damaged := w.put(ocispecs.MediaTypeImageManifest, []byte("{"))
 	must(t, w.cfg.Images.Put(t.Context(), "damaged", damaged))
 	stray := w.put("text/plain", []byte("stray"))
+	// A build that is remembered: its manifest, with a layer of the cache and a
+	// statement about it.
+	statement := w.put("application/vnd.in-toto+json", []byte("{}"))
+	r, err := json.Marshal(ocispecs.Manifest{
+		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispecs.MediaTypeImageManifest,
+		Config: config, Layers: []ocispecs.Descriptor{blobB, statement},
+	})
+	must(t, err)
+	remembered := w.put(ocispecs.MediaTypeImageManifest, r)
+	w.cfg.Roots = []Roots{roots{remembered}}
 
 	has := func(what string, want bool, ds ...ocispecs.Descriptor) {
 		t.Helper()
@@ -349,7 +359,7 @@ func TestBlobs(t *testing.T) {
 	w.age()
 	must(t, w.Collect(t.Context()))
 	has("stray", false, stray)
-	has("rooted", true, index, manifest, config, blobA, blobB, damaged)
+	has("rooted", true, index, manifest, config, blobA, blobB, damaged, remembered, statement)
 	// With their layers go the blobs that nothing else has, however young.
 	w.put(blobB.MediaType, []byte("young"))
 	must(t, w.cfg.Blobs.Store.Delete(t.Context(), blobB.Digest))
@@ -363,8 +373,14 @@ func TestBlobs(t *testing.T) {
 	must(t, w.cfg.Images.Delete(t.Context(), "app"))
 	w.age()
 	must(t, w.Collect(t.Context()))
-	has("image's", false, blobA, index, manifest, config)
+	has("image's", false, blobA, index, manifest)
+	has("remembered", true, remembered, statement, config)
 }
+
+// roots are Roots.
+type roots []ocispecs.Descriptor
+
+func (r roots) Roots(context.Context) ([]ocispecs.Descriptor, error) { return r, nil }
 
 // shelf is an Extra.
 type shelf struct {

@@ -40,7 +40,7 @@ func members(ctx context.Context, store content.Store, d ocispecs.Descriptor, wa
 		}
 		return []member{m}, nil
 	case images.IsIndexType(d.MediaType):
-		b, err := content.ReadBlob(ctx, store, d)
+		b, err := readBlob(ctx, store, d)
 		if err != nil {
 			return nil, fmt.Errorf("read index: %w", err)
 		}
@@ -67,7 +67,7 @@ func members(ctx context.Context, store content.Store, d ocispecs.Descriptor, wa
 
 func readMember(ctx context.Context, store content.Provider, d ocispecs.Descriptor) (member, error) {
 	m := member{desc: d}
-	b, err := content.ReadBlob(ctx, store, d)
+	b, err := readBlob(ctx, store, d)
 	if err != nil {
 		return m, fmt.Errorf("read manifest: %w", err)
 	}
@@ -75,11 +75,24 @@ func readMember(ctx context.Context, store content.Provider, d ocispecs.Descript
 	if err := json.Unmarshal(b, &mf); err != nil {
 		return m, fmt.Errorf("read manifest %s: %w", d.Digest, err)
 	}
-	if m.config, err = content.ReadBlob(ctx, store, mf.Config); err != nil {
+	if m.config, err = readBlob(ctx, store, mf.Config); err != nil {
 		return m, fmt.Errorf("read configuration of %s: %w", d.Digest, err)
 	}
 	m.platform, err = platformOf(d, m.config)
 	return m, err
+}
+
+// readBlob reads what a descriptor names, and nothing that is not it: a daemon
+// that has the blob already would not look at the one here.
+func readBlob(ctx context.Context, store content.Provider, d ocispecs.Descriptor) ([]byte, error) {
+	b, err := content.ReadBlob(ctx, store, d)
+	if err != nil {
+		return nil, err
+	}
+	if got := d.Digest.Algorithm().FromBytes(b); got != d.Digest {
+		return nil, fmt.Errorf("blob %s: its content has digest %s", d.Digest, got)
+	}
+	return b, nil
 }
 
 // platformOf returns what an image runs on, by its index or else by its
