@@ -17,6 +17,10 @@ import (
 // messages are bounded.
 const maxBatch = 256 << 10
 
+// gatherTime is how long events are gathered after some were sent: a cached
+// build would wake its client with every step, and slow both down.
+const gatherTime = 20 * time.Millisecond
+
 // Counts sums up a build's steps.
 type Counts struct{ Total, Cached, Completed, Warnings int }
 
@@ -30,6 +34,7 @@ type Log struct {
 	warned int
 	closed bool
 	wake   chan struct{} // closed and replaced when something happens
+	ended  chan struct{} // closed by Close; nil until somebody follows
 }
 
 // Miss says why a step ran.
@@ -146,6 +151,9 @@ func (l *Log) Counts() Counts {
 func (l *Log) Close() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.ended != nil && !l.closed {
+		close(l.ended)
+	}
 	l.closed = true
 	l.wakeLocked()
 }
@@ -159,7 +167,13 @@ func (l *Log) Follow(ctx context.Context, send func(*control.StatusResponse) err
 		if l.wake == nil {
 			l.wake = make(chan struct{})
 		}
-		wake := l.wake
+		if l.ended == nil {
+			l.ended = make(chan struct{})
+			if l.closed {
+				close(l.ended)
+			}
+		}
+		wake, ended := l.wake, l.ended
 		l.mu.Unlock()
 
 		at += len(news)
@@ -170,6 +184,12 @@ func (l *Log) Follow(ctx context.Context, send func(*control.StatusResponse) err
 			return nil
 		}
 		if len(news) > 0 {
+			select {
+			case <-ended:
+			case <-time.After(gatherTime):
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
 			continue
 		}
 		select {
