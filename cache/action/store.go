@@ -26,8 +26,8 @@ type Config struct {
 	// Alive tells whether a tree is still there, as tree.Store.Has does. A record
 	// of which one is gone is forgotten. nil takes all to be alive.
 	Alive func(cache.Tree) bool
-	// Interval is how long writes are gathered. Default: 200 ms, at most what a
-	// crash loses; or longer where a batch takes long, so that writing takes a
+	// Interval is how long writes are gathered. Default: 500 ms, at most what a
+	// crash loses: steps wait for the file system while it is synced; or longer where a batch takes long, so that writing takes a
 	// sixth of the time at most.
 	Interval time.Duration
 	// Batch is how many writes end the gathering early. Default: 1000.
@@ -37,7 +37,7 @@ type Config struct {
 }
 
 func (c Config) applyDefaults() Config {
-	c.Interval = cmp.Or(c.Interval, 200*time.Millisecond)
+	c.Interval = cmp.Or(c.Interval, 500*time.Millisecond)
 	c.Batch = cmp.Or(c.Batch, 1000)
 	c.Log = cmp.Or(c.Log, slog.Default())
 	if c.Barrier == nil {

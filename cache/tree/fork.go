@@ -92,8 +92,7 @@ func (f *Fork) Commit(ctx context.Context) (cache.Tree, error) {
 	}
 	err := f.unmount(unmount)
 	if err == nil {
-		// The kernel's scratch space, with the mark that a volatile mount leaves.
-		err = os.RemoveAll(f.draft.store.path(draftsDir, f.draft.id, workName))
+		err = removeWork(f.draft.store.path(draftsDir, f.draft.id, workName))
 	}
 	if err == nil && f.owner != "" {
 		err = f.ownNew(ctx)
@@ -117,8 +116,21 @@ func (f *Fork) unmount(how func(string) error) error {
 		return err
 	}
 	f.mounted = false
-	if err := os.Remove(f.Dir); err != nil && !errors.Is(err, unix.EBUSY) {
-		return fmt.Errorf("remove mount point: %w", err)
+	if err := unix.Rmdir(f.Dir); err != nil && !errors.Is(err, unix.EBUSY) {
+		return fmt.Errorf("remove mount point: %w", &os.PathError{Op: "rmdir", Path: f.Dir, Err: err})
+	}
+	return nil
+}
+
+// removeWork removes the kernel's scratch space: mostly empty directories with
+// known names, the inmost being the mark that a volatile mount leaves.
+func removeWork(dir string) error {
+	for _, name := range []string{"work/incompat/volatile", "work/incompat", "work", ""} {
+		switch err := unix.Rmdir(filepath.Join(dir, name)); err {
+		case nil, unix.ENOENT:
+		default:
+			return os.RemoveAll(dir)
+		}
 	}
 	return nil
 }

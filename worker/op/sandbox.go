@@ -16,6 +16,7 @@ import (
 	"github.com/buildd/buildd/worker/session"
 	"github.com/moby/buildkit/solver/pb"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 )
 
 // sandboxRequest is what a container is made of before anything runs in it.
@@ -68,7 +69,7 @@ func (w *Worker) newSandbox(ctx context.Context, r sandboxRequest) (_ *sandbox, 
 	if err := os.Mkdir(s.dir, 0o711); err != nil {
 		return nil, fmt.Errorf("make sandbox: %w", err)
 	}
-	s.onClose(func() error { return os.Remove(s.dir) })
+	s.onClose(func() error { return os.NewSyscallError("rmdir", unix.Rmdir(s.dir)) })
 	s.onClose(func() error { s.lease.Release(); return nil })
 	if err := s.addFiles(); err != nil {
 		return nil, err
