@@ -176,10 +176,3 @@ func TestBadConfiguration(t *testing.T) {
 		}
 	})
 }
-
-// write0 makes an empty file and returns its path.
-func write0(t *testing.T, dir, name string) string {
-	t.Helper()
-	write(t, dir, name, "")
-	return filepath.Join(dir, name)
-}

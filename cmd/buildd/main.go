@@ -6,14 +6,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"os"
 	"os/signal"
 
 	"github.com/buildd/buildd/cmd/buildd/config"
 	"github.com/buildd/buildd/worker/runtime/native"
 	"github.com/buildd/buildd/worker/userns"
-	containerdlog "github.com/containerd/log"
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
@@ -82,27 +80,4 @@ func (d *daemon) serve(ctx context.Context, srv *server, c config.Config) error 
 		return err
 	}
 	return nil
-}
-
-func newLog(c config.Config) *slog.Logger {
-	var level slog.Level
-	switch c.Log.Level {
-	case "error":
-		level = slog.LevelError
-	case "warn":
-		level = slog.LevelWarn
-	case "debug", "trace":
-		level = slog.LevelDebug
-	}
-	o := &slog.HandlerOptions{Level: level}
-	var h slog.Handler = slog.NewTextHandler(os.Stderr, o)
-	if c.Log.Format == "json" {
-		h = slog.NewJSONHandler(os.Stderr, o)
-	}
-	log := slog.New(h)
-	slog.SetDefault(log)
-	if level > slog.LevelDebug {
-		_ = containerdlog.SetLevel("error") // its warnings are for containerd's users; the level is a valid one
-	}
-	return log
 }

@@ -73,7 +73,7 @@ func TestGivesUp(t *testing.T) {
 }
 
 func TestSecretsAreNotShown(t *testing.T) {
-	to := serve(t, func(w http.ResponseWriter, r *http.Request) { http.Error(w, "bad token secret", 403) })
+	to := serve(t, func(w http.ResponseWriter, r *http.Request) { http.Error(w, "bad token secret", http.StatusForbidden) })
 	c := Client{Secrets: []string{"secret"}}
 	for _, u := range []string{to + "/p?sig=secret", "http://127.0.0.1:1/p?sig=secret"} {
 		c.Attempts = 1
