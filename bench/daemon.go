@@ -12,11 +12,12 @@ import (
 	"time"
 )
 
-// daemon is buildd or BuildKit's daemon, driven by BuildKit's buildctl. Both
+// daemon is buildd or BuildKit's daemon, each driven by its own buildctl. Both
 // take the same flags and configuration.
 type daemon struct {
 	label   string
 	program string
+	client  string
 	dir     string   // state, log and socket
 	config  string   // buildkitd.toml
 	flags   []string // beside those that both get
@@ -103,7 +104,7 @@ func (d *daemon) close() error {
 
 // ctl runs buildctl and returns what it wrote to standard error.
 func (d *daemon) ctl(ctx context.Context, args ...string) ([]byte, error) {
-	cmd := exec.CommandContext(ctx, filepath.Join(programs(), "stock", "buildctl"), append([]string{"--addr", d.addr()}, args...)...)
+	cmd := exec.CommandContext(ctx, d.client, append([]string{"--addr", d.addr()}, args...)...)
 	cmd.Env = []string{"HOME=" + d.dir, "PATH=" + os.Getenv("PATH")}
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr

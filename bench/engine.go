@@ -49,20 +49,25 @@ func newEngine(o options, name string, b *bench) (engine, error) {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return nil, err
 	}
+	stock := filepath.Join(programs(), "stock", "buildctl")
 	switch name {
-	case "buildd":
+	case "buildd", "buildd-stock": // the latter with BuildKit's client
 		program := filepath.Join(programs(), "buildd")
 		if o.buildd != "" {
 			program = o.buildd
 		}
-		return &daemon{label: name, program: program, dir: dir, config: b.config}, nil
+		client := filepath.Join(programs(), "buildctl")
+		if name == "buildd-stock" {
+			client = stock
+		}
+		return &daemon{label: name, program: program, client: client, dir: dir, config: b.config}, nil
 	case "buildkit":
 		plugins, err := cniPlugins(dir)
 		if err != nil {
 			return nil, err
 		}
 		return &daemon{
-			label: name, program: filepath.Join(programs(), "stock", "buildkitd"), dir: dir, config: b.config, path: plugins,
+			label: name, program: filepath.Join(programs(), "stock", "buildkitd"), client: stock, dir: dir, config: b.config, path: plugins,
 			flags: []string{"--oci-worker-snapshotter=overlayfs", "--containerd-worker=false", "--otel-socket-path=" + filepath.Join(dir, "otel")},
 		}, nil
 	case "buildah":

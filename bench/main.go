@@ -31,7 +31,7 @@ type options struct {
 func main() {
 	var o options
 	flag.IntVar(&o.rounds, "rounds", 5, "measured rounds, after one to warm up")
-	flag.StringVar(&o.engines, "engines", "buildd,buildkit,buildah", "what to measure, in the order of each round")
+	flag.StringVar(&o.engines, "engines", "buildd,buildkit,buildah", "what to measure, in the order of each round; buildd-stock is buildd with BuildKit's buildctl")
 	flag.StringVar(&o.buildd, "buildd", "", "another `program` to measure as buildd")
 	flag.BoolVar(&o.keep, "keep", false, "keep the work directory and say where it is")
 	flag.BoolVar(&o.verbose, "v", false, "print every round")

@@ -35,6 +35,9 @@ import (
 const interrupted = 130
 
 func main() {
+	if os.Getenv("GOGC") == "" {
+		buildinfo.SetGCPercent(400) // a short life, most of it spent on passing bytes on
+	}
 	logrus.SetFormatter(messages{})
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal ends the program at once
