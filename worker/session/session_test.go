@@ -147,6 +147,22 @@ func TestSSH(t *testing.T) {
 	if left, _ := os.ReadDir(dir); len(left) != 0 {
 		t.Errorf("left behind: %v", left)
 	}
+	ctx, cancel := context.WithCancel(t.Context())
+	a, err = session.MountSSH(ctx, c, session.SSH{ID: "work", Dir: dir, Mode: 0o600})
+	must(t, err)
+	cancel()
+	for {
+		conn, err := net.Dial("unix", a.Path)
+		if err != nil {
+			break // the end of the context has closed the socket
+		}
+		conn.Close()
+		time.Sleep(time.Millisecond)
+	}
+	must(t, a.Close())
+	if left, _ := os.ReadDir(dir); len(left) != 0 {
+		t.Errorf("left behind: %v", left)
+	}
 	_, err = session.MountSSH(t.Context(), c, session.SSH{Dir: dir})
 	if !errors.Is(err, session.ErrNotFound) || !strings.Contains(err.Error(), "--ssh default") {
 		t.Errorf("%v", err)

@@ -42,6 +42,9 @@ type Agent struct {
 func (a *Agent) Close() error {
 	a.cancel()
 	err := a.l.Close()
+	if errors.Is(err, net.ErrClosed) { // the end of the context was faster
+		err = nil
+	}
 	a.conns.Wait()
 	return errors.Join(err, os.RemoveAll(filepath.Dir(a.Path)))
 }

@@ -33,7 +33,7 @@ type call struct {
 	terminal bool
 	size     *specs.Box // of the terminal, to begin with
 	args     []string
-	signal   func(ctx context.Context, sig string) // to the process
+	signal   func(ctx context.Context, sig string) error // to the process; an error if it is not there yet
 	oom      func() bool
 
 	cmd     *exec.Cmd
@@ -122,19 +122,23 @@ func (c *call) streams() error {
 // process if ctx ends.
 func (c *call) attend(ctx context.Context) error {
 	over := make(chan struct{})
+	alive, end := context.WithCancel(ctx)
 	var wg sync.WaitGroup
-	wg.Go(func() { c.forward(ctx, over) })
+	wg.Go(func() { c.watch(ctx, over) })
+	wg.Go(func() { c.passSignals(alive) })
 	if c.p.Started != nil {
-		wg.Go(func() { c.awaitStart(ctx, over) })
+		wg.Go(func() { c.awaitStart(alive) })
 	}
 	err := c.cmd.Wait()
 	close(over)
+	end()
 	wg.Wait()
 	return err
 }
 
-func (c *call) forward(ctx context.Context, over <-chan struct{}) {
-	signals, sizes := c.p.Signal, c.p.Resize
+// watch kills the process when ctx ends, and changes the size of its terminal.
+func (c *call) watch(ctx context.Context, over <-chan struct{}) {
+	sizes := c.p.Resize
 	for {
 		select {
 		case <-over:
@@ -142,12 +146,6 @@ func (c *call) forward(ctx context.Context, over <-chan struct{}) {
 		case <-ctx.Done():
 			c.kill(context.WithoutCancel(ctx), over)
 			return
-		case s, ok := <-signals:
-			if !ok {
-				signals = nil
-				continue
-			}
-			c.signal(ctx, strconv.Itoa(int(s)))
 		case size, ok := <-sizes:
 			if !ok {
 				sizes = nil
@@ -160,6 +158,29 @@ func (c *call) forward(ctx context.Context, over <-chan struct{}) {
 	}
 }
 
+// passSignals passes signals on, in order. One may come before the process is
+// there: it waits for it. Until the container runs it would hit the program.
+func (c *call) passSignals(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case s, ok := <-c.p.Signal:
+			if !ok || c.r.running(ctx, c.id) != nil {
+				return
+			}
+			pause := newPause()
+			for c.signal(ctx, strconv.Itoa(int(s))) != nil {
+				select {
+				case <-ctx.Done():
+					return
+				case <-pause.next():
+				}
+			}
+		}
+	}
+}
+
 // kill kills the process until the program has noticed: the container may only
 // just be made. In the end the program itself is killed.
 func (c *call) kill(ctx context.Context, over <-chan struct{}) {
@@ -167,7 +188,7 @@ func (c *call) kill(ctx context.Context, over <-chan struct{}) {
 	defer cancel()
 	pause := newPause()
 	for {
-		c.signal(ctx, "KILL")
+		_ = c.signal(ctx, killSignal)
 		select {
 		case <-over:
 			return
@@ -180,20 +201,8 @@ func (c *call) kill(ctx context.Context, over <-chan struct{}) {
 }
 
 // awaitStart calls Started once the container runs.
-func (c *call) awaitStart(ctx context.Context, over <-chan struct{}) {
-	ctx, cancel := context.WithCancel(ctx)
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		select {
-		case <-over:
-			cancel()
-		case <-ctx.Done():
-		}
-	})
-	err := c.r.running(ctx, c.id)
-	cancel()
-	wg.Wait()
-	if err == nil {
+func (c *call) awaitStart(ctx context.Context) {
+	if c.r.running(ctx, c.id) == nil {
 		c.p.Started()
 	}
 }
@@ -262,20 +271,24 @@ func readLog(file string) string {
 	return msg
 }
 
+// killSignal is SIGKILL as programs take it.
+var killSignal = strconv.Itoa(int(unix.SIGKILL))
+
 // signalPID sends a signal to the process of a pid file.
-func signalPID(file, sig string) {
+func signalPID(file, sig string) error {
 	text, err := os.ReadFile(file)
 	if err != nil {
-		return
+		return err
 	}
 	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
-	n, nerr := strconv.Atoi(sig)
-	if sig == "KILL" {
-		n, nerr = int(unix.SIGKILL), nil
+	if err != nil || pid <= 1 {
+		return fmt.Errorf("pid file holds %q", text)
 	}
-	if err == nil && nerr == nil && pid > 1 {
-		_ = unix.Kill(pid, unix.Signal(n))
+	n, err := strconv.Atoi(sig)
+	if err != nil {
+		return err
 	}
+	return unix.Kill(pid, unix.Signal(n))
 }
 
 // pause is a wait that grows.

@@ -190,7 +190,7 @@ func (r *Runtime) Run(ctx context.Context, id string, s runtime.Sandbox, p runti
 	call := &call{
 		r: r, id: id, dir: bundle, p: p, terminal: spec.Process.Terminal, size: spec.Process.ConsoleSize,
 		args:   []string{"run", "--bundle", bundle},
-		signal: func(ctx context.Context, sig string) { _ = r.command(ctx, "kill", id, sig).Run() },
+		signal: func(ctx context.Context, sig string) error { return r.command(ctx, "kill", id, sig).Run() },
 		oom:    func() bool { return oomKilled(spec.Linux.CgroupsPath) },
 	}
 	if r.keep {
@@ -236,7 +236,7 @@ func (r *Runtime) Exec(ctx context.Context, id string, p runtime.Process) error 
 	call := &call{
 		r: r, id: id, dir: dir, p: p, terminal: spec.Terminal, size: spec.ConsoleSize,
 		args:   []string{"exec", "--process", file, "--pid-file", pidFile},
-		signal: func(_ context.Context, sig string) { signalPID(pidFile, sig) },
+		signal: func(_ context.Context, sig string) error { return signalPID(pidFile, sig) },
 		oom:    func() bool { return false },
 	}
 	if err := call.run(ctx); err != nil {

@@ -220,6 +220,11 @@ func (s *suite) signals(t *testing.T) {
 	if e := r.code(t, 137); e.Signal != syscall.SIGKILL || e.OOM {
 		t.Errorf("killed: signal %v, OOM %v", e.Signal, e.OOM)
 	}
+	signals <- syscall.SIGKILL // before there is a container
+	s.run(t, func(c *container) {
+		c.Args = []string{"/bin/probe", "sleep"}
+		c.process = func(p *runtime.Process) { p.Signal = signals }
+	}).code(t, 137)
 }
 
 func (s *suite) leftProcesses(t *testing.T) {

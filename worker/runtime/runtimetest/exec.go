@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -90,11 +91,19 @@ func (s *suite) exec(t *testing.T) {
 		t.Errorf("after the cancel of one: %s", out)
 	}
 
+	// A signal that is there before the process is.
+	early := make(chan syscall.Signal, 1)
+	early <- syscall.SIGKILL
+	var e *runtime.ExitError
+	if err := s.rt.Exec(t.Context(), id, runtime.Process{Spec: process("probe", "sleep", "early"), Signal: early}); !errors.As(err, &e) || e.Code != 137 {
+		t.Errorf("killed before it started: %v, want exit code 137", err)
+	}
+
 	done := make(chan error)
 	go func() { done <- s.rt.Exec(t.Context(), id, runtime.Process{Spec: process("probe", "sleep", "third")}) }()
 	time.Sleep(200 * time.Millisecond)
 	end()
-	var e *runtime.ExitError
+	e = nil
 	if err := <-done; !errors.As(err, &e) || e.Code != 137 {
 		t.Errorf("at the container's end: %v, want exit code 137", err)
 	}
