@@ -25,7 +25,8 @@ type bench struct {
 	engines  []engine
 	made     map[string]bool // fixtures
 
-	runSeconds float64 // of w4b's RUN
+	runSeconds float64                  // of w4b's RUN
+	took       map[string]time.Duration // the last round, by engine
 }
 
 // configText turns garbage collection off, as what a round finds in the cache must
@@ -39,7 +40,7 @@ const configText = `[worker.oci]
 `
 
 func newBench(ctx context.Context, o options, dir string) (*bench, error) {
-	b := &bench{o: o, dir: dir, config: filepath.Join(dir, "buildkitd.toml"), made: map[string]bool{}}
+	b := &bench{o: o, dir: dir, config: filepath.Join(dir, "buildkitd.toml"), made: map[string]bool{}, took: map[string]time.Duration{}}
 	var err error
 	if b.registry, err = startRegistry(ctx, dir); err != nil {
 		return nil, err
@@ -162,7 +163,7 @@ func (b *bench) workload(ctx context.Context, w, before *workload) (row, error) 
 			if r.why[e.name()] != "" {
 				continue
 			}
-			s, err := b.round(ctx, w, e, n)
+			s, err := b.round(ctx, w, e, n, &r)
 			if ctx.Err() != nil {
 				return r, ctx.Err()
 			}
@@ -175,13 +176,6 @@ func (b *bench) workload(ctx context.Context, w, before *workload) (row, error) 
 			}
 			if n > 0 || w.once {
 				r.seconds[e.name()] = append(r.seconds[e.name()], s)
-			}
-		}
-	}
-	for _, e := range b.engines {
-		if r.why[e.name()] == "" {
-			if m, err := e.memory(); err == nil {
-				r.peak[e.name()] = m.peak
 			}
 		}
 	}
@@ -210,8 +204,9 @@ func (w *workload) network() string {
 	return w.net
 }
 
-// round runs a workload once and returns what it is measured by.
-func (b *bench) round(ctx context.Context, w *workload, e engine, n int) (float64, error) {
+// round runs a workload once and returns what it is measured by. What memory
+// was used goes to r.
+func (b *bench) round(ctx context.Context, w *workload, e engine, n int, r *row) (float64, error) {
 	if w.cold && n > 0 {
 		if err := e.fresh(ctx, w.network()); err != nil {
 			return 0, err
@@ -225,12 +220,22 @@ func (b *bench) round(ctx context.Context, w *workload, e engine, n int) (float6
 	unix.Sync() // what others have written is not for this one to wait for
 	timed, cancel := context.WithTimeout(ctx, b.o.limit)
 	defer cancel()
+	profiled := b.profile(timed, w, e, n)
 	start := time.Now()
 	o, err := w.run(timed, b, e, n)
-	took := time.Since(start).Seconds()
+	took := time.Since(start)
 	if err != nil {
 		return 0, err
 	}
+	b.took[e.name()] = took
+	if err := <-profiled; err != nil {
+		return 0, err
+	}
+	m, err := e.memory()
+	if err != nil {
+		return 0, err
+	}
+	r.peak[e.name()] = max(r.peak[e.name()], m.peak)
 	if w.after != nil {
 		if err := w.after(ctx, b, e, n, o); err != nil {
 			return 0, fmt.Errorf("check: %w", err)
@@ -239,7 +244,7 @@ func (b *bench) round(ctx context.Context, w *workload, e engine, n int) (float6
 	if w.value != nil {
 		return w.value(e)
 	}
-	return took, nil
+	return took.Seconds(), nil
 }
 
 // floor measures what the machine allows.

@@ -21,6 +21,7 @@ type daemon struct {
 	dir     string   // state, log and socket
 	config  string   // buildkitd.toml
 	flags   []string // beside those that both get
+	debug   string   // address of profiles; empty for none
 	path    string   // of programs, before what PATH says
 
 	cmd  *exec.Cmd
@@ -47,6 +48,9 @@ func (d *daemon) fresh(ctx context.Context, network string) error {
 	}
 	defer log.Close()
 	args := append([]string{"--root", state, "--addr", d.addr(), "--config", d.config, "--oci-worker-net=" + network}, d.flags...)
+	if d.debug != "" {
+		args = append(args, "--debugaddr", d.debug)
+	}
 	d.cmd = exec.Command(d.program, args...)
 	d.cmd.Env = append(os.Environ(), "PATH="+d.path+":"+os.Getenv("PATH"))
 	d.cmd.Stdout, d.cmd.Stderr = log, log

@@ -45,6 +45,12 @@ type memory struct {
 }
 
 func newEngine(o options, name string, b *bench) (engine, error) {
+	debug := func(addr string) string {
+		if o.profile == "" {
+			return ""
+		}
+		return addr
+	}
 	dir := filepath.Join(b.dir, name)
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return nil, err
@@ -60,14 +66,15 @@ func newEngine(o options, name string, b *bench) (engine, error) {
 		if name == "buildd-stock" {
 			client = stock
 		}
-		return &daemon{label: name, program: program, client: client, dir: dir, config: b.config}, nil
+		return &daemon{label: name, program: program, client: client, dir: dir, config: b.config, debug: debug("127.0.0.1:6060")}, nil
 	case "buildkit":
 		plugins, err := cniPlugins(dir)
 		if err != nil {
 			return nil, err
 		}
 		return &daemon{
-			label: name, program: filepath.Join(programs(), "stock", "buildkitd"), client: stock, dir: dir, config: b.config, path: plugins,
+			label: name, program: filepath.Join(programs(), "stock", "buildkitd"), client: stock, dir: dir, config: b.config,
+			debug: debug("127.0.0.1:6061"), path: plugins,
 			flags: []string{"--oci-worker-snapshotter=overlayfs", "--containerd-worker=false", "--otel-socket-path=" + filepath.Join(dir, "otel")},
 		}, nil
 	case "buildah":

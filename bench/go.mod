@@ -8,8 +8,8 @@ tool (
 )
 
 require (
-	github.com/klauspost/compress v1.20.3
-	github.com/klauspost/pgzip v1.3.0
+	github.com/klauspost/compress v1.20.2
+	github.com/klauspost/pgzip v1.2.6
 	github.com/moby/buildkit v0.34.2
 	github.com/opencontainers/go-digest v1.0.0
 	github.com/opencontainers/image-spec v1.1.1

@@ -25,6 +25,7 @@ type options struct {
 	keep    bool
 	verbose bool
 	table   string
+	profile string
 	limit   time.Duration
 }
 
@@ -36,6 +37,7 @@ func main() {
 	flag.BoolVar(&o.keep, "keep", false, "keep the work directory and say where it is")
 	flag.BoolVar(&o.verbose, "v", false, "print every round")
 	flag.StringVar(&o.table, "table", "", "write the table to this `file` too")
+	flag.StringVar(&o.profile, "profile", "", "write CPU profiles of the daemons to this `directory`")
 	flag.DurationVar(&o.limit, "limit", 10*time.Minute, "how long one build may take")
 	flag.Usage = usage
 	flag.Parse()
@@ -72,6 +74,11 @@ func start(o options, names []string) (int, error) {
 	}
 	if slices.ContainsFunc(chosen, func(w *workload) bool { return w.debian }) {
 		if err := makeDebian(); err != nil {
+			return 0, err
+		}
+	}
+	if o.profile != "" {
+		if err := os.MkdirAll(o.profile, 0o755); err != nil {
 			return 0, err
 		}
 	}

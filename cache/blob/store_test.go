@@ -22,7 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func open(t *testing.T, dir string) *Store {
+func open(t testing.TB, dir string) *Store {
 	t.Helper()
 	s, err := Open(dir)
 	if err != nil {
