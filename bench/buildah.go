@@ -13,19 +13,28 @@ import (
 	"syscall"
 )
 
-// buildah runs Debian's buildah, which has no daemon, with overlayfs and, as it
-// starts containers without help then, chroot isolation.
+// buildah runs Debian's buildah, which has no daemon, with overlayfs and the same
+// runc as BuildKit.
 type buildah struct {
-	dir      string
-	registry string
-	peak     atomic.Int64
+	dir     string
+	network string // of RUN
+	peak    atomic.Int64
 }
+
+// containersConf makes buildah find Debian's CNI plugins and leave /etc alone.
+const containersConf = `[engine]
+cgroup_manager = "cgroupfs"
+[network]
+cni_plugin_dirs = ["/usr/lib/cni"]
+network_config_dir = "%s"
+`
 
 func (b *buildah) name() string { return "buildah" }
 func (b *buildah) close() error { return nil }
 
-func (b *buildah) fresh(ctx context.Context, _ string) error {
+func (b *buildah) fresh(ctx context.Context, network string) error {
 	b.peak.Store(0)
+	b.network = map[string]string{"host": "host", "own": "private"}[network]
 	state := filepath.Join(b.dir, "state")
 	if _, err := os.Stat(state); err == nil {
 		// containers are mounted
@@ -36,7 +45,10 @@ func (b *buildah) fresh(ctx context.Context, _ string) error {
 	if err := os.RemoveAll(state); err != nil {
 		return fmt.Errorf("empty the state of buildah: %w", err)
 	}
-	return os.MkdirAll(filepath.Join(state, "run"), 0o700)
+	if err := os.MkdirAll(filepath.Join(state, "run"), 0o700); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(b.dir, "containers.conf"), fmt.Appendf(nil, containersConf, filepath.Join(state, "net.d")), 0o600)
 }
 
 // run runs buildah and returns what it wrote.
@@ -45,7 +57,7 @@ func (b *buildah) run(ctx context.Context, args ...string) ([]byte, error) {
 	cmd := exec.CommandContext(ctx, "buildah", append([]string{
 		"--root", filepath.Join(state, "root"), "--runroot", filepath.Join(state, "run"), "--storage-driver", "overlay",
 	}, args...)...)
-	cmd.Env = append(os.Environ(), "HOME="+b.dir, "TMPDIR="+state, "BUILDAH_ISOLATION=chroot")
+	cmd.Env = append(os.Environ(), "HOME="+b.dir, "TMPDIR="+state, "CONTAINERS_CONF="+filepath.Join(b.dir, "containers.conf"))
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	err := cmd.Run()
@@ -78,7 +90,7 @@ func (b *buildah) build(ctx context.Context, r request) (outcome, error) {
 		file = "Dockerfile"
 	}
 	args := []string{
-		"build", "--layers", "--network=host", "--tls-verify=false",
+		"build", "--layers", "--isolation=oci", "--runtime=runc", "--network=" + b.network, "--tls-verify=false",
 		"-f", filepath.Join(r.dir, file), "-t", "result",
 	}
 	if r.parallel > 0 {

@@ -78,7 +78,7 @@ func newEngine(o options, name string, b *bench) (engine, error) {
 			flags: []string{"--oci-worker-snapshotter=overlayfs", "--containerd-worker=false", "--otel-socket-path=" + filepath.Join(dir, "otel")},
 		}, nil
 	case "buildah":
-		return &buildah{dir: dir, registry: b.registry.addr}, nil
+		return &buildah{dir: dir}, nil
 	default:
 		return nil, fmt.Errorf("no engine %s", name)
 	}
