@@ -57,16 +57,16 @@ func newEngine(o options, name string, b *bench) (engine, error) {
 	}
 	stock := filepath.Join(programs(), "stock", "buildctl")
 	switch name {
-	case "buildd", "buildd-stock": // the latter with BuildKit's client
+	case "buildd", sameClient: // the latter with BuildKit's client
 		program := filepath.Join(programs(), "buildd")
 		if o.buildd != "" {
 			program = o.buildd
 		}
-		client := filepath.Join(programs(), "buildctl")
-		if name == "buildd-stock" {
-			client = stock
+		client, port := filepath.Join(programs(), "buildctl"), "127.0.0.1:6060"
+		if name == sameClient {
+			client, port = stock, "127.0.0.1:6062"
 		}
-		return &daemon{label: name, program: program, client: client, dir: dir, config: b.config, debug: debug("127.0.0.1:6060")}, nil
+		return &daemon{label: name, program: program, client: client, dir: dir, config: b.config, debug: debug(port)}, nil
 	case "buildkit":
 		plugins, err := cniPlugins(dir)
 		if err != nil {
