@@ -3,6 +3,7 @@ package e2e
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"net"
 	"os"
@@ -133,7 +134,8 @@ func (d *daemon) kill() {
 	d.cmd = nil
 }
 
-// checkClean fails the test if the daemon left a mount or a process behind.
+// checkClean fails the test if the daemon left a mount, a control group or a
+// process behind.
 func (d *daemon) checkClean() {
 	d.t.Helper()
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
@@ -143,6 +145,13 @@ func (d *daemon) checkClean() {
 	for l := range strings.Lines(string(mounts)) {
 		if strings.Contains(l, d.Root) {
 			d.t.Errorf("mount left behind: %s", l)
+		}
+	}
+	own := "buildd-" + fmt.Sprintf("%x", sha256.Sum256([]byte(d.Root)))[:12]
+	for _, pattern := range []string{"/sys/fs/cgroup/", "/sys/fs/cgroup/*/"} {
+		groups, _ := filepath.Glob(pattern + own)
+		for _, g := range groups {
+			d.t.Errorf("control group left behind: %s", g)
 		}
 	}
 	procs, _ := filepath.Glob("/proc/[0-9]*/cmdline")

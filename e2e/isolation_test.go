@@ -16,7 +16,7 @@ import (
 // TestIsolation looks out of containers, on each runtime. What runtimetest knows
 // of the runtimes alone is not repeated: this is about the daemon's use of them.
 func TestIsolation(t *testing.T) {
-	for name, args := range map[string][]string{"native": nil, "runc": {"--oci-worker-binary", "runc"}} {
+	for name, args := range runtimes {
 		t.Run(name, func(t *testing.T) {
 			c := newCanary(t)
 			t.Setenv("BUILDD_E2E_CANARY", "sings")

@@ -111,17 +111,19 @@ func cgroupParent(c config.Config) string {
 }
 
 func (d *daemon) newRuntime(c config.Config, r rootless) (runtime.Runtime, error) {
-	if binary := c.Workers.OCI.Binary; binary != "" {
-		return oci.New(oci.Config{Binary: binary, Root: filepath.Join(c.Root, "oci"), Rootless: r.on, Log: d.log})
-	}
-	if err := native.Cleanup(cgroupParent(c)); err != nil {
+	cleanup := func() error { return native.Cleanup(cgroupParent(c)) }
+	if err := cleanup(); err != nil {
 		d.log.Warn("clean up after a daemon that was killed", "error", err)
+	}
+	if binary := c.Workers.OCI.Binary; binary != "" {
+		d.onClose(cleanup) // such programs leave the parents of their groups
+		return oci.New(oci.Config{Binary: binary, Root: filepath.Join(c.Root, "oci"), Rootless: r.on, Log: d.log})
 	}
 	rt, err := native.New(native.Config{Rootless: r.on, KeepOwner: r.singleID, Log: d.log})
 	if err != nil {
 		return nil, err
 	}
-	d.onClose(func() error { return errors.Join(rt.Close(), native.Cleanup(cgroupParent(c))) })
+	d.onClose(func() error { return errors.Join(rt.Close(), cleanup()) })
 	return rt, nil
 }
 

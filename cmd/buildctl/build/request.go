@@ -1,6 +1,7 @@
 package build
 
 import (
+	"bytes"
 	"crypto/rand"
 	"encoding/json"
 	"errors"
@@ -120,7 +121,9 @@ func sourcePolicy(path string) (*spb.Policy, error) {
 		return nil, err
 	}
 	var p spb.Policy
-	if err := json.Unmarshal(b, &p); err != nil {
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields() // a rule with a misspelt selector would not do what it says
+	if err := d.Decode(&p); err != nil {
 		return nil, fmt.Errorf("read %s: %w", path, err)
 	}
 	return &p, nil

@@ -261,6 +261,19 @@ func TestRemoveAndCleanup(t *testing.T) {
 	if err := tree.Cleanup(parent); err != nil {
 		t.Errorf("nothing to clean up: %v", err)
 	}
+	for _, m := range tree.mounts { // as runc does
+		if err := os.MkdirAll(filepath.Join(m, parent, "d/e"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := tree.Cleanup(parent); err != nil {
+		t.Error(err)
+	}
+	for _, m := range tree.mounts {
+		if _, err := os.Stat(filepath.Join(m, parent)); !os.IsNotExist(err) {
+			t.Errorf("after Cleanup: %v", err)
+		}
+	}
 	if tree.unified == "" {
 		if _, err := tree.Create(parent+"/c", &specs.LinuxResources{CPU: &specs.LinuxCPU{Cpus: "9999"}}); err == nil {
 			t.Error("a CPU that there is not: no error")

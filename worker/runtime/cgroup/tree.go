@@ -21,6 +21,8 @@ type Tree struct {
 	unified string
 	// v1 maps controllers to mounts; several may share one.
 	v1 map[string]string
+	// mounts are all hierarchies: other runtimes make groups in each of them.
+	mounts []string
 
 	mu sync.Mutex // guards enabled
 	// enabled are the directories of version 2 whose children have our
@@ -53,6 +55,9 @@ func Parse(mountinfo io.Reader) (*Tree, error) {
 			continue
 		}
 		place := fields[4]
+		if strings.HasPrefix(fields[sep+1], "cgroup") {
+			t.mounts = append(t.mounts, place)
+		}
 		switch fields[sep+1] {
 		case "cgroup2":
 			if unified == "" {
@@ -78,26 +83,12 @@ func Parse(mountinfo io.Reader) (*Tree, error) {
 // controllers are those that limits are made of.
 var controllers = []string{"cpu", "cpuacct", "cpuset", "devices", "memory", "pids"}
 
-// mounts are the directories that groups lie in, each once.
-func (t *Tree) mounts() []string {
-	if t.unified != "" {
-		return []string{t.unified}
-	}
-	var out []string
-	for _, m := range t.v1 {
-		if !slices.Contains(out, m) {
-			out = append(out, m)
-		}
-	}
-	return out
-}
-
 // Cleanup removes the empty groups below parent, which a daemon that was killed
-// has left, and parent if nothing is in it. Groups with processes are let be: ours have none without their
-// daemon, so they are somebody else's.
+// has left, and parent if nothing is in it. Groups with processes are let be: ours
+// have none without their daemon, so they are somebody else's.
 func (t *Tree) Cleanup(parent string) error {
 	var errs []error
-	for _, m := range t.mounts() {
+	for _, m := range t.mounts {
 		dir, err := join(m, parent)
 		if err != nil {
 			return err
