@@ -14,6 +14,6 @@ check:
 test:
 	script/test
 
-# generate makes the code of the worker's API from proto/.
+# generate makes the code of our own APIs from proto/.
 generate:
 	script/generate

@@ -9,11 +9,13 @@ import (
 
 	"github.com/buildd/buildd/builder/attest"
 	"github.com/buildd/buildd/builder/bridge"
+	"github.com/buildd/buildd/builder/explain"
 	"github.com/buildd/buildd/builder/export"
 	"github.com/buildd/buildd/builder/remotecache"
 	"github.com/buildd/buildd/cache"
 	"github.com/buildd/buildd/cache/tree"
 	"github.com/buildd/buildd/frontend/gateway"
+	explainv1 "github.com/buildd/buildd/proto/buildd/explain/v1"
 	"github.com/buildd/buildd/solver"
 	"github.com/buildd/buildd/solver/progress"
 	"github.com/buildd/buildd/worker/session"
@@ -21,15 +23,11 @@ import (
 	gwclient "github.com/moby/buildkit/frontend/gateway/client"
 )
 
-// Memory keeps why steps ran, by build target.
-type Memory interface {
-	Target(name string) solver.Memory
-}
-
 // Recorder keeps the records of builds.
 type Recorder interface {
 	// Start is called before the first step; the function returned is called
-	// once the build is over. ctx may carry the client's trace.
+	// once the build is over, and calls Outcome.Steps even if it records nothing.
+	// ctx may carry the client's trace.
 	Start(ctx context.Context, req *control.SolveRequest, log *progress.Log) (done func(context.Context, Outcome))
 }
 
@@ -42,6 +40,9 @@ type Outcome struct {
 	Metadata map[string][]byte
 	// Attested is what is known of how the results came about.
 	Attested []Attested
+	// Steps says what became of each step, and why it ran. It is called once by who
+	// records the build, and remembers it for the next one.
+	Steps func(context.Context) []*explainv1.Step
 }
 
 // Config is what a Builder stands on.
@@ -52,7 +53,7 @@ type Config struct {
 	Exporters *export.Set
 	Caches    *remotecache.Set
 	Trees     *tree.Store
-	Memory    Memory
+	Explainer *explain.Explainer
 	History   Recorder
 	Forwarder *gateway.Forwarder
 	// Provider gives the blobs of layers that were never fetched.
@@ -85,7 +86,7 @@ func New(c Config) *Builder {
 // response holds what the exporters say of their results. An error of a step
 // carries where it stands in its file, as errdefs.Source.
 func (b *Builder) Solve(ctx context.Context, req *control.SolveRequest) (*control.SolveResponse, error) {
-	j, err := b.newJob(req)
+	j, err := b.newJob(ctx, req)
 	if err != nil {
 		b.jobs.refuse(req.Ref)
 		return nil, err
@@ -100,6 +101,8 @@ func (b *Builder) Solve(ctx context.Context, req *control.SolveRequest) (*contro
 	}
 	out := j.run(ctx)
 	out.Err = withStack(out.Err)
+	j.why.Close()
+	out.Steps = j.why.Finish
 	j.log.Close()
 	done(context.WithoutCancel(ctx), out)
 	if out.Err != nil {

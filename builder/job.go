@@ -4,18 +4,23 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/buildd/buildd/builder/bridge"
+	"github.com/buildd/buildd/builder/explain"
 	"github.com/buildd/buildd/builder/export"
 	"github.com/buildd/buildd/builder/policy"
 	"github.com/buildd/buildd/cache/tree"
 	"github.com/buildd/buildd/frontend/gateway"
 	"github.com/buildd/buildd/solver"
 	"github.com/buildd/buildd/solver/progress"
+	"github.com/distribution/reference"
 	control "github.com/moby/buildkit/api/services/control"
 	"github.com/moby/buildkit/solver/errdefs"
+	"github.com/opencontainers/go-digest"
 )
 
 const (
@@ -37,11 +42,12 @@ type job struct {
 	exporters []export.Exporter
 	gateway   *gateway.Session // nil unless the frontend runs in the client
 	attests   *attestations
+	why       *explain.Build
 	caches    caches
 }
 
 // newJob checks a request and registers it.
-func (b *Builder) newJob(req *control.SolveRequest) (*job, error) {
+func (b *Builder) newJob(ctx context.Context, req *control.SolveRequest) (*job, error) {
 	if req.Ref == "" {
 		return nil, errors.New("a build needs a reference: set Ref")
 	}
@@ -76,13 +82,21 @@ func (b *Builder) newJob(req *control.SolveRequest) (*job, error) {
 	if req.Session != "" {
 		sessions = []string{req.Session}
 	}
+	j.why = b.Explainer.Begin(context.WithoutCancel(ctx), explain.BuildConfig{
+		Log: j.log,
+		Target: func() (string, bool) {
+			return target(req, b.Sessions.SharedKey(context.WithoutCancel(ctx), req.Session))
+		},
+		Where: func(d digest.Digest) []*errdefs.Source { return j.build.Where(d) },
+	})
 	j.build = &bridge.Build{
 		Config: b.Bridge, Log: j.log, Session: req.Session, Allow: allow, Policy: pol, Call: j.attests.call,
 		Lend: b.Sessions.Client(func() []string { return sessions }),
 		Solve: b.Solver.NewBuild(solver.BuildConfig{
-			ID: req.Ref, Sessions: sessions, Events: j.log, Hold: j.lease.Add, Memory: b.Memory.Target(target(req)),
+			ID: req.Ref, Sessions: sessions, Events: j.why, Hold: j.lease.Add, Missed: j.why.Missed,
 		}),
 	}
+	j.why.Of(j.build.Solve)
 	j.attests.build.Layers = j.layers
 	j.importCaches()
 	return j, nil
@@ -100,10 +114,32 @@ func (j *job) end() {
 }
 
 // target names what is built, so that a build can be compared with the one
-// before it.
-func target(req *control.SolveRequest) string {
+// before it: which frontend makes what of which directory. Clients that do not
+// tell their directories apart may at least name images differently; without
+// either different things may have one name, and sure is false.
+func target(req *control.SolveRequest, directory string) (name string, sure bool) {
 	a := req.FrontendAttrs
-	return fmt.Sprintf("%s %s %s %s %s", req.Frontend, a["context"], a["filename"], a["target"], a["platform"])
+	repository, _, _ := strings.Cut(a["context"], "#") // of git; the ref is what changes
+	var images string
+	if directory == "" {
+		images = repositories(req.Exporters)
+	}
+	parts := []string{req.Frontend, a["source"], repository, a["filename"], a["target"], a["platform"], directory, images}
+	return fmt.Sprintf("%q", parts), directory != "" || images != "" || strings.Contains(repository, "://")
+}
+
+// repositories are the images that exporters are to name, without their tags.
+func repositories(exporters []*control.Exporter) string {
+	var out []string
+	for _, e := range exporters {
+		for _, n := range strings.Split(e.Attrs["name"], ",") {
+			if ref, err := reference.ParseNormalizedNamed(n); err == nil {
+				out = append(out, ref.Name())
+			}
+		}
+	}
+	slices.Sort(out)
+	return strings.Join(slices.Compact(out), ",")
 }
 
 // jobs are the builds that run or ended a moment ago.

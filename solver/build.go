@@ -25,9 +25,6 @@ type Events interface {
 	Vertex(v *Vertex, s State)
 	Log(v *Vertex, stream int, data []byte)
 	Status(v *Vertex, s Status)
-	// Missed says why v has to run: what differs from the last time that a
-	// step of its name was asked for. Nil changes: it is new.
-	Missed(v *Vertex, changes []Change)
 }
 
 // BuildConfig says what a build lends to its steps.
@@ -39,8 +36,9 @@ type BuildConfig struct {
 	// Hold keeps a tree from being evicted until the build ends. It returns
 	// cache.ErrNotFound if the tree is gone, or was promised and cannot be had.
 	Hold func(cache.Tree) error
-	// Memory of the last builds of the same target; nil explains nothing.
-	Memory Memory
+	// Missed is told of each step that no cache has, before it runs; nil for
+	// nobody. It must not block.
+	Missed func(Miss)
 }
 
 // Build is one client's request: the vertices that it knows, and what it has
@@ -51,7 +49,7 @@ type Build struct {
 	sessions []string
 	events   Events
 	hold     func(cache.Tree) error
-	memory   Memory
+	missed   func(Miss)
 
 	keys    memo[key]
 	results memo[found]
@@ -73,7 +71,7 @@ type found struct {
 // NewBuild starts a build.
 func (s *Solver) NewBuild(c BuildConfig) *Build {
 	return &Build{
-		ID: c.ID, s: s, sessions: c.Sessions, events: c.Events, hold: c.Hold, memory: c.Memory,
+		ID: c.ID, s: s, sessions: c.Sessions, events: c.Events, hold: c.Hold, missed: c.Missed,
 		vertices: map[digest.Digest]*Vertex{}, cached: map[digest.Digest]bool{}, sights: map[sight]cache.Key{},
 	}
 }
@@ -267,7 +265,9 @@ func (b *Build) run(ctx context.Context, v *Vertex, k key, in []cache.Tree) ([]c
 	b.mu.Lock()
 	b.cached[v.Digest] = true
 	b.mu.Unlock()
-	b.explain(ctx, v, k)
+	if b.missed != nil {
+		b.missed(Miss{asked(v, k), in})
+	}
 	id := k.Key
 	if k.fresh {
 		id = cache.Hash("fresh", k.Key[:], []byte(b.ID))

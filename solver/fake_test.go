@@ -26,7 +26,6 @@ func (o *fakeOp) Digest(context.Context, *Build, *Vertex) (cache.Key, error) {
 	return cache.Hash("fake", []byte(o.name)), nil
 }
 func (o *fakeOp) Selector(i int) cache.Selector { return o.sel[i] }
-func (o *fakeOp) Parts() []Part                 { return []Part{{"name", o.name}} }
 func (o *fakeOp) Kind() string                  { return "regular" }
 
 // world is a runner, a cache and a hasher in memory. It notes what ran.
@@ -38,11 +37,10 @@ type world struct {
 	contents map[string]cache.Key
 	gone     map[cache.Tree]bool
 	hashed   int
-	parts    map[string][]Part
 }
 
 func newWorld(slots int64) (*Solver, *world) {
-	w := &world{waiters: map[string]int{}, results: map[cache.Key]cache.Record{}, contents: map[string]cache.Key{}, gone: map[cache.Tree]bool{}, parts: map[string][]Part{}}
+	w := &world{waiters: map[string]int{}, results: map[cache.Key]cache.Record{}, contents: map[string]cache.Key{}, gone: map[cache.Tree]bool{}}
 	return New(Config{Cache: w, Contents: hasher{w}, Runner: w, Slots: slots}), w
 }
 
@@ -142,29 +140,12 @@ func (w *world) evict() {
 	w.results = map[cache.Key]cache.Record{}
 }
 
-func (w *world) Last(_ context.Context, step string) ([]Part, error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	p, ok := w.parts[step]
-	if !ok {
-		return nil, cache.ErrNotFound
-	}
-	return p, nil
-}
-
-func (w *world) Remember(_ context.Context, step string, p []Part) error {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.parts[step] = p
-	return nil
-}
-
 // story notes what a build was told.
 type story struct {
 	mu     sync.Mutex
 	states map[string][]State
 	logs   []string
-	missed map[string][]Change
+	missed map[string]Miss
 }
 
 func (s *story) Vertex(v *Vertex, st State) {
@@ -178,10 +159,10 @@ func (s *story) Log(_ *Vertex, _ int, b []byte) {
 	s.logs = append(s.logs, string(b))
 }
 func (s *story) Status(*Vertex, Status) {}
-func (s *story) Missed(v *Vertex, c []Change) {
+func (s *story) miss(m Miss) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.missed[v.Name] = c
+	s.missed[m.Vertex.Name] = m
 }
 
 // last returns how v ended for this build.
@@ -194,11 +175,11 @@ func (s *story) last(name string) State {
 	return State{}
 }
 
-func newStory() *story { return &story{states: map[string][]State{}, missed: map[string][]Change{}} }
+func newStory() *story { return &story{states: map[string][]State{}, missed: map[string]Miss{}} }
 
 func (w *world) build(s *Solver, id string) (*Build, *story) {
 	st := newStory()
-	return s.NewBuild(BuildConfig{ID: id, Sessions: []string{id}, Events: st, Memory: w, Hold: func(t cache.Tree) error {
+	return s.NewBuild(BuildConfig{ID: id, Sessions: []string{id}, Events: st, Missed: st.miss, Hold: func(t cache.Tree) error {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		if w.gone[t] {
@@ -211,7 +192,7 @@ func (w *world) build(s *Solver, id string) (*Build, *story) {
 // vtx makes a vertex whose digest says what it is made of.
 func vtx(name string, took time.Duration, in ...*Vertex) *Vertex {
 	d := name
-	v := &Vertex{Name: name, Step: name, Op: &fakeOp{name: name, took: took}}
+	v := &Vertex{Name: name, Op: &fakeOp{name: name, took: took}}
 	for _, u := range in {
 		d += "<" + string(u.Digest) + ">"
 		v.Inputs = append(v.Inputs, Edge{Vertex: u})

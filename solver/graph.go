@@ -21,9 +21,6 @@ type Vertex struct {
 	Inputs []Edge
 	// NoCache makes the step run although its key may be known (--no-cache).
 	NoCache bool
-	// Step names the step across builds of the same target, so that a miss can
-	// be explained by what changed since; "" if the step has no such name.
-	Step string
 }
 
 // Group lets progress show several vertices as one.
@@ -47,12 +44,6 @@ type Op interface {
 	// Selector says which files of input i count. Empty: the input counts by
 	// its key.
 	Selector(i int) cache.Selector
-	// Parts names what Digest covers, for the explanation of a miss.
-	Parts() []Part
 	// Kind is the BuildKit usage record type of the result, such as "regular".
 	Kind() string
 }
-
-// Part is one named part of what a key was derived from, such as an argument,
-// the image's digest or an input's content.
-type Part struct{ Name, Value string }

@@ -14,7 +14,7 @@ import (
 type key struct {
 	cache.Key
 	fresh bool
-	parts []cache.Key // of the inputs, for the explanation of a miss
+	parts []cache.Key // of the inputs
 }
 
 // sees returns the digest of what v can see of its input e. Where the selector is

@@ -262,27 +262,52 @@ func TestFailureNamesTheStep(t *testing.T) {
 	solve(t, b, bad) // a failure is not remembered
 }
 
-func TestMissIsExplained(t *testing.T) {
+func TestMissesAreTold(t *testing.T) {
 	s, w := newWorld(4)
-	g := func(src string) *Vertex {
-		return vtx("build", 0, vtx("src", 0, vtx(src, 0)).makes(cache.Tree("t="+src))).sees("/")
+	g := func(src string, sel cache.Selector) *Vertex {
+		return vtx("build", 0, vtx("src", 0, vtx(src, 0)).makes(cache.Tree("t="+src))).sees(sel)
 	}
 	b, st := w.build(s, "1")
-	solve(t, b, g("one"))
-	if c, ok := st.missed["build"]; !ok || c != nil {
-		t.Errorf("the first run is explained by %v", c)
+	solve(t, b, g("one", "/"))
+	first := st.missed["build"]
+	if len(st.missed) != 3 || len(first.Inputs) != 1 || !slices.Equal(first.Trees, []cache.Tree{"t=one"}) || first.Fresh {
+		t.Errorf("the first build missed %+v", st.missed)
 	}
 	b, st = w.build(s, "2")
-	solve(t, b, g("two"))
-	c := st.missed["build"]
-	if len(c) != 1 || c[0].Name != "input 0 (src)" || c[0].Old == c[0].New {
-		t.Errorf("explained by %+v", c)
+	solve(t, b, g("two", "/"))
+	second := st.missed["build"]
+	if second.Inputs[0] == first.Inputs[0] || second.Key == first.Key || !slices.Equal(second.Trees, []cache.Tree{"t=two"}) {
+		t.Errorf("another input is told as %+v", second)
 	}
 	b, st = w.build(s, "3")
-	solve(t, b, g("two"))
+	solve(t, b, intern(b, g("two", "/")))
 	if len(st.missed) > 0 {
 		t.Errorf("a cached build has misses: %v", st.missed)
 	}
+	asked := b.Asked()
+	if len(asked) != 3 {
+		t.Fatalf("a cached build asked for %+v", asked)
+	}
+	for _, a := range asked {
+		if a.Vertex.Name == "build" && (a.Key != second.Key || !slices.Equal(a.Inputs, second.Inputs)) {
+			t.Errorf("a cached step was asked for as %+v, when it ran as %+v", a, second)
+		}
+	}
+	v := g("two", "/")
+	v.NoCache = true
+	b, st = w.build(s, "4")
+	solve(t, b, v)
+	if m := st.missed["build"]; !m.Fresh || m.Key != second.Key || len(st.missed) != 1 {
+		t.Errorf("without the cache the build missed %+v", st.missed)
+	}
+}
+
+// intern makes a graph known to a build, as loading it does.
+func intern(b *Build, v *Vertex) *Vertex {
+	for i, e := range v.Inputs {
+		v.Inputs[i].Vertex = intern(b, e.Vertex)
+	}
+	return b.Intern(v)
 }
 
 func TestOneSlotManyVertices(t *testing.T) {

@@ -1,64 +1,55 @@
 package solver
 
 import (
-	"context"
-	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/buildd/buildd/cache"
 )
 
-// Memory keeps, per step of a build target, the parts of the key that the step
-// last ran under. Last returns cache.ErrNotFound for a step it does not know.
-type Memory interface {
-	Last(ctx context.Context, step string) ([]Part, error)
-	Remember(ctx context.Context, step string, parts []Part) error
+// Asked is what a build asked a cache for: a step and what its key was derived
+// from.
+type Asked struct {
+	Vertex *Vertex
+	Key    cache.Key
+	// Inputs are the digests of what the step sees of its inputs, in their order.
+	Inputs []cache.Key
+	// Fresh says that no cache was to be asked, for this step or, where an input
+	// counts by its key, for that.
+	Fresh bool
 }
 
-// Change is one part of a step's key that differs from the last time it ran. A
-// part that is new has no Old, one that is gone no New.
-type Change struct{ Name, Old, New string }
-
-// explain reports why v has to run and remembers what it was asked with.
-// Explanations are a comfort: without them the build goes on.
-func (b *Build) explain(ctx context.Context, v *Vertex, k key) {
-	if b.memory == nil || v.Step == "" {
-		b.events.Missed(v, nil)
-		return
-	}
-	parts := v.Op.Parts()
-	for i, c := range k.parts {
-		parts = append(parts, Part{Name: fmt.Sprintf("input %d (%s)", i, v.Inputs[i].Vertex.Name), Value: c.String()})
-	}
-	if k.fresh {
-		parts = append(parts, Part{Name: "cache", Value: "not to be used"})
-	}
-	old, err := b.memory.Last(ctx, v.Step)
-	if err != nil {
-		old = nil
-	}
-	b.events.Missed(v, changes(old, parts))
-	_ = b.memory.Remember(ctx, v.Step, parts)
+// Miss is a step that has to run.
+type Miss struct {
+	Asked
+	// Trees are the step's inputs, in their order.
+	Trees []cache.Tree
 }
 
-// changes lists what differs between two lists of parts; nil if old is empty.
-func changes(old, now []Part) []Change {
-	if len(old) == 0 {
-		return nil
-	}
-	was := map[string]string{}
-	for _, p := range old {
-		was[p.Name] = p.Value
-	}
-	var out []Change
-	for _, p := range now {
-		o, ok := was[p.Name]
-		if !ok || o != p.Value {
-			out = append(out, Change{Name: p.Name, Old: o, New: p.Value})
-		}
-		delete(was, p.Name)
-	}
-	for _, p := range old {
-		if v, ok := was[p.Name]; ok {
-			out = append(out, Change{Name: p.Name, Old: v})
+// asked is what is known of v, whose key is k.
+func asked(v *Vertex, k key) Asked {
+	return Asked{Vertex: v, Key: k.Key, Inputs: k.parts, Fresh: k.fresh}
+}
+
+// Asked returns the steps that the build has a key for, sorted by their vertices.
+func (b *Build) Asked() []Asked {
+	var out []Asked
+	for _, v := range b.Vertices() {
+		if k, ok := b.keys.get(v.Digest); ok {
+			out = append(out, asked(v, k))
 		}
 	}
+	return out
+}
+
+// Vertices returns the steps that the build knows, sorted by digest.
+func (b *Build) Vertices() []*Vertex {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	out := make([]*Vertex, 0, len(b.vertices))
+	for _, v := range b.vertices {
+		out = append(out, v)
+	}
+	slices.SortFunc(out, func(a, b *Vertex) int { return strings.Compare(string(a.Digest), string(b.Digest)) })
 	return out
 }

@@ -156,6 +156,13 @@ func (b *Build) remember(src *pb.Source) {
 	}
 }
 
+// Where returns where a step stands in the files that it comes from.
+func (b *Build) Where(d godigest.Digest) []*errdefs.Source {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.sources[d]
+}
+
 // Locate adds to the error of a step which step it was and where in the
 // Dockerfile it stands, as BuildKit's clients print it.
 func (b *Build) Locate(err error) error {
@@ -167,9 +174,7 @@ func (b *Build) Locate(err error) error {
 		return err
 	}
 	err = errdefs.WrapVertex(err, step.Vertex.Digest)
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for _, src := range b.sources[step.Vertex.Digest] {
+	for _, src := range b.Where(step.Vertex.Digest) {
 		err = errdefs.WithSource(err, src)
 	}
 	return err

@@ -22,10 +22,10 @@ const (
 
 // entry is a record with what belongs to it.
 type entry struct {
-	rec    *control.BuildHistoryRecord
-	misses []byte // JSON
-	blobs  map[digest.Digest][]byte
-	ready  chan struct{} // closed when all of it is there
+	rec   *control.BuildHistoryRecord
+	steps []byte // explainv1.WhyResponse
+	blobs map[digest.Digest][]byte
+	ready chan struct{} // closed when all of it is there
 }
 
 func newEntry(rec *control.BuildHistoryRecord) *entry {

@@ -11,6 +11,7 @@ import (
 	"github.com/buildd/buildd/builder"
 	"github.com/buildd/buildd/builder/trace"
 	"github.com/buildd/buildd/cache/blob"
+	explainv1 "github.com/buildd/buildd/proto/buildd/explain/v1"
 	"github.com/buildd/buildd/solver/progress"
 	"github.com/containerd/containerd/v2/core/content"
 	control "github.com/moby/buildkit/api/services/control"
@@ -40,7 +41,8 @@ func record(ctx context.Context, s *Store, ref string, err error) {
 	attested := func(platform, text string, err error) builder.Attested {
 		return builder.Attested{Platform: platform, PredicateType: "type", Predicate: func(context.Context) ([]byte, error) { return []byte(text), err }}
 	}
-	done(ctx, builder.Outcome{Err: err, Attested: []builder.Attested{
+	steps := func(context.Context) []*explainv1.Step { return []*explainv1.Step{{Number: 7, Name: "step of " + ref}} }
+	done(ctx, builder.Outcome{Err: err, Steps: steps, Attested: []builder.Attested{
 		attested("", "one", nil), attested("linux/arm64", "other", nil), attested("linux/s390x", "", errors.New("cannot be told")),
 	}})
 }

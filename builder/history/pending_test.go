@@ -45,8 +45,8 @@ func TestRecordsDoNotWaitForTheDisk(t *testing.T) {
 		if err != nil || rec.Error.GetMessage() != "broken" {
 			t.Errorf("%s: %v %v", when, rec, err)
 		}
-		if _, err := s.Misses("build1"); err != nil {
-			t.Errorf("%s: %v", when, err)
+		if steps, err := s.Steps("build1"); err != nil || len(steps) != 1 || steps[0].Name != "step of build1" {
+			t.Errorf("%s: steps %v, %v", when, steps, err)
 		}
 		events := 0
 		if known, err := s.Replay(t.Context(), "build1", func(*control.StatusResponse) error { events++; return nil }); !known || err != nil || events == 0 {

@@ -2,13 +2,11 @@ package history
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
 	"time"
 
-	"github.com/buildd/buildd/solver/progress"
 	control "github.com/moby/buildkit/api/services/control"
 	"github.com/opencontainers/go-digest"
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
@@ -24,7 +22,7 @@ func (s *Store) put(list []*entry) error {
 			if err != nil {
 				return fmt.Errorf("save record of build %s: %w", e.rec.Ref, err)
 			}
-			if err := tx.Bucket(missesBucket).Put([]byte(e.rec.Ref), e.misses); err != nil {
+			if err := tx.Bucket(stepsBucket).Put([]byte(e.rec.Ref), e.steps); err != nil {
 				return err
 			}
 			if err := tx.Bucket(recordsBucket).Put([]byte(e.rec.Ref), b); err != nil {
@@ -91,7 +89,7 @@ func (s *Store) trim() error {
 
 func (s *Store) remove(rec *control.BuildHistoryRecord) error {
 	err := s.db.Update(func(tx *bolt.Tx) error {
-		if err := tx.Bucket(missesBucket).Delete([]byte(rec.Ref)); err != nil {
+		if err := tx.Bucket(stepsBucket).Delete([]byte(rec.Ref)); err != nil {
 			return err
 		}
 		return tx.Bucket(recordsBucket).Delete([]byte(rec.Ref))
@@ -156,22 +154,6 @@ func (s *Store) modify(ref string, change func(*control.BuildHistoryRecord)) err
 	defer s.mu.Unlock()
 	s.publishLocked(control.BuildHistoryEventType_COMPLETE, rec)
 	return nil
-}
-
-// Misses returns why the steps of a build ran.
-func (s *Store) Misses(ref string) ([]progress.Miss, error) {
-	var out []progress.Miss
-	if e := s.pendingEntry(ref); e != nil {
-		return out, json.Unmarshal(e.misses, &out)
-	}
-	err := s.db.View(func(tx *bolt.Tx) error {
-		b := tx.Bucket(missesBucket).Get([]byte(ref))
-		if b == nil {
-			return fmt.Errorf("build %q: %w", ref, ErrNotFound)
-		}
-		return json.Unmarshal(b, &out)
-	})
-	return out, err
 }
 
 // Roots lists what the records point to: logs, errors, traces, attestations and

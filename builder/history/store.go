@@ -2,7 +2,6 @@ package history
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -11,10 +10,12 @@ import (
 
 	"github.com/buildd/buildd/builder"
 	"github.com/buildd/buildd/builder/trace"
+	explainv1 "github.com/buildd/buildd/proto/buildd/explain/v1"
 	"github.com/buildd/buildd/solver/progress"
 	"github.com/containerd/containerd/v2/core/content"
 	control "github.com/moby/buildkit/api/services/control"
 	bolt "go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 )
@@ -30,7 +31,8 @@ var ErrNotFound = errors.New("no record of this build")
 
 var (
 	recordsBucket = []byte("records")
-	missesBucket  = []byte("misses")
+	stepsBucket   = []byte("steps")  // by the build's ref, explainv1.WhyResponse with the steps alone
+	missesBucket  = []byte("misses") // of versions before, removed
 )
 
 // Config says what is kept.
@@ -85,7 +87,10 @@ func Open(c Config) (*Store, error) {
 		return nil, fmt.Errorf("open history %s: %w", c.Path, err)
 	}
 	err = db.Update(func(tx *bolt.Tx) error {
-		for _, b := range [][]byte{recordsBucket, missesBucket} {
+		if err := tx.DeleteBucket(missesBucket); err != nil && !errors.Is(err, berrors.ErrBucketNotFound) {
+			return err
+		}
+		for _, b := range [][]byte{recordsBucket, stepsBucket} {
 			if _, err := tx.CreateBucketIfNotExists(b); err != nil {
 				return err
 			}
@@ -112,7 +117,9 @@ func (s *Store) Close() error {
 // Start implements builder.Recorder.
 func (s *Store) Start(ctx context.Context, req *control.SolveRequest, log *progress.Log) func(context.Context, builder.Outcome) {
 	if *s.MaxEntries == 0 {
-		return func(context.Context, builder.Outcome) {}
+		return func(ctx context.Context, out builder.Outcome) {
+			s.writers.Go(func() { out.Steps(ctx) })
+		}
 	}
 	spans := s.Traces.Begin(ctx)
 	rec := &control.BuildHistoryRecord{
@@ -142,6 +149,7 @@ func (s *Store) Start(ctx context.Context, req *control.SolveRequest, log *progr
 
 // finish completes a record.
 func (s *Store) finish(ctx context.Context, e *entry, log *progress.Log, out builder.Outcome) error {
+	steps := out.Steps(ctx) // first: it remembers the build whatever becomes of the record
 	rec := e.rec
 	rec.ExporterResponse = response(out)
 	n := log.Counts()
@@ -160,8 +168,8 @@ func (s *Store) finish(ctx context.Context, e *entry, log *progress.Log, out bui
 			return err
 		}
 	}
-	if e.misses, err = json.Marshal(log.Misses()); err != nil {
-		return fmt.Errorf("save misses: %w", err)
+	if e.steps, err = proto.Marshal(&explainv1.WhyResponse{Steps: steps}); err != nil {
+		return fmt.Errorf("save why steps ran: %w", err)
 	}
 	return nil
 }

@@ -7,15 +7,10 @@ import (
 	"github.com/buildd/buildd/cache"
 )
 
-// Part is one named part of what a key was derived from.
-type Part struct {
-	Name  string `json:"name"`
-	Value string `json:"value"`
-}
-
-type lastParts struct {
-	At    time.Time `json:"at"`
-	Parts []Part    `json:"parts"`
+// note is what is remembered of a target's last build, and since when.
+type note struct {
+	text []byte
+	at   time.Time
 }
 
 // content is a content digest and when it was found out.
@@ -52,18 +47,18 @@ type batch struct {
 	uses     map[cache.Key]use
 	wiped    map[cache.Key]bool // older content digests under the key do not count
 	contents map[contentKey]content
-	parts    map[cache.Key]lastParts // by partsKeyOf
+	notes    map[cache.Key]note // by noteKeyOf
 }
 
 func newBatch() *batch {
 	return &batch{
 		records: map[cache.Key]*cache.Record{}, uses: map[cache.Key]use{}, wiped: map[cache.Key]bool{},
-		contents: map[contentKey]content{}, parts: map[cache.Key]lastParts{},
+		contents: map[contentKey]content{}, notes: map[cache.Key]note{},
 	}
 }
 
 func (b *batch) len() int {
-	return len(b.records) + len(b.uses) + len(b.wiped) + len(b.contents) + len(b.parts)
+	return len(b.records) + len(b.uses) + len(b.wiped) + len(b.contents) + len(b.notes)
 }
 
 // results tells whether b has records that name trees.
@@ -126,7 +121,7 @@ func (b *batch) over(old *batch) *batch {
 		}
 	}
 	maps.Copy(old.contents, b.contents)
-	maps.Copy(old.parts, b.parts)
+	maps.Copy(old.notes, b.notes)
 	return old
 }
 
@@ -134,6 +129,6 @@ func (b *batch) over(old *batch) *batch {
 func (b *batch) clone() *batch {
 	return &batch{
 		records: maps.Clone(b.records), uses: maps.Clone(b.uses), wiped: maps.Clone(b.wiped),
-		contents: maps.Clone(b.contents), parts: maps.Clone(b.parts),
+		contents: maps.Clone(b.contents), notes: maps.Clone(b.notes),
 	}
 }

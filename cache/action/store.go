@@ -71,7 +71,7 @@ type Store struct {
 // Open opens the store at c.Path, which no other process may use.
 func Open(c Config) (*Store, error) {
 	c = c.applyDefaults()
-	db, err := boltdb.Open(c.Path, c.Log, string(recordsBucket), string(contentsBucket), string(partsBucket))
+	db, err := boltdb.Open(c.Path, c.Log, string(recordsBucket), string(contentsBucket), string(notesBucket))
 	if err != nil {
 		return nil, fmt.Errorf("open action cache: %w", err)
 	}
@@ -186,32 +186,32 @@ func (s *Store) Delete(ctx context.Context, keys ...cache.Key) error {
 	return nil
 }
 
-// LastParts returns what SetLastParts remembered, or cache.ErrNotFound.
-func (s *Store) LastParts(ctx context.Context, target, step string) ([]Part, error) {
-	pk := partsKeyOf(target, step)
-	if parts, ok := s.gatheredParts(pk); ok {
-		return parts, nil
+// LastBuild returns what SetLastBuild remembered of a target, or
+// cache.ErrNotFound.
+func (s *Store) LastBuild(ctx context.Context, target string) ([]byte, error) {
+	nk := noteKeyOf(target)
+	if text, ok := s.gatheredNote(nk); ok {
+		return text, nil
 	}
-	return s.storedParts(pk, target, step)
+	return s.storedNote(nk, target)
 }
 
-func (s *Store) gatheredParts(pk cache.Key) ([]Part, bool) {
+func (s *Store) gatheredNote(nk cache.Key) ([]byte, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, b := range s.batchesLocked() {
-		if p, ok := b.parts[pk]; ok {
-			return slices.Clone(p.Parts), true
+		if n, ok := b.notes[nk]; ok {
+			return slices.Clone(n.text), true
 		}
 	}
 	return nil, false
 }
 
-// SetLastParts remembers the parts of the key that a step of a build target was
-// last asked with.
-func (s *Store) SetLastParts(ctx context.Context, target, step string, parts []Part) error {
-	pk := partsKeyOf(target, step)
-	p := lastParts{At: time.Now().UTC(), Parts: slices.Clone(parts)}
-	s.change(func(b *batch) { b.parts[pk] = p })
+// SetLastBuild remembers of the last build of a target what the next one is to be
+// compared with. The text is the caller's.
+func (s *Store) SetLastBuild(ctx context.Context, target string, text []byte) error {
+	nk, n := noteKeyOf(target), note{slices.Clone(text), time.Now()}
+	s.change(func(b *batch) { b.notes[nk] = n })
 	return nil
 }
 

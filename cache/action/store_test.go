@@ -84,7 +84,7 @@ func TestReopen(t *testing.T) {
 	must(t, s.SetResult(t.Context(), key("b"), cache.Record{Trees: []cache.Tree{"t"}}))
 	must(t, s.SetContent(t.Context(), key("a"), 1, "x", key("c")))
 	must(t, s.SetContent(t.Context(), key("b"), 1, "x", key("c")))
-	must(t, s.SetLastParts(t.Context(), "target", "step", []Part{{"arg", "1"}}))
+	must(t, s.SetLastBuild(t.Context(), "target", []byte("text")))
 	must(t, s.Flush(t.Context()))
 	for range 3 {
 		_, err := s.Result(t.Context(), key("a"))
@@ -107,14 +107,15 @@ func TestReopen(t *testing.T) {
 	if _, err := s.Content(t.Context(), key("b"), 1, "x"); !errors.Is(err, cache.ErrNotFound) {
 		t.Errorf("content of a deleted record: %v", err)
 	}
-	parts, err := s.LastParts(t.Context(), "target", "step")
-	if err != nil || !slices.Equal(parts, []Part{{"arg", "1"}}) {
-		t.Errorf("parts: %v, %v", parts, err)
+	if text, err := s.LastBuild(t.Context(), "target"); err != nil || string(text) != "text" {
+		t.Errorf("last build: %q, %v", text, err)
 	}
-	for _, other := range [][2]string{{"target", "other"}, {"other", "step"}, {"tar", "getstep"}} {
-		if _, err := s.LastParts(t.Context(), other[0], other[1]); !errors.Is(err, cache.ErrNotFound) {
-			t.Errorf("parts of %v: %v", other, err)
-		}
+	if _, err := s.LastBuild(t.Context(), "other"); !errors.Is(err, cache.ErrNotFound) {
+		t.Errorf("last build of another target: %v", err)
+	}
+	must(t, s.SetLastBuild(t.Context(), "target", []byte("later")))
+	if text, err := s.LastBuild(t.Context(), "target"); err != nil || string(text) != "later" {
+		t.Errorf("last build before it is on disk: %q, %v", text, err)
 	}
 }
 
@@ -284,19 +285,19 @@ func TestTidy(t *testing.T) {
 	for _, k := range []string{"kept", "orphan"} {
 		must(t, s.SetContent(t.Context(), key(k), 0, "x", key("c")))
 	}
-	must(t, s.SetLastParts(t.Context(), "t", "s", nil))
+	must(t, s.SetLastBuild(t.Context(), "t", nil))
 	must(t, s.Flush(t.Context()))
 	must(t, s.Tidy(t.Context(), time.Now().Add(-time.Hour)))
 	has := func(k string) bool {
 		_, err := s.Content(t.Context(), key(k), 0, "x")
 		return err == nil
 	}
-	if _, err := s.LastParts(t.Context(), "t", "s"); err != nil || !has("kept") || !has("orphan") {
+	if _, err := s.LastBuild(t.Context(), "t"); err != nil || !has("kept") || !has("orphan") {
 		t.Error("tidied what is young")
 	}
 	must(t, s.Tidy(t.Context(), time.Now().Add(time.Hour)))
-	if _, err := s.LastParts(t.Context(), "t", "s"); !errors.Is(err, cache.ErrNotFound) || !has("kept") || has("orphan") {
-		t.Errorf("parts: %v; contents: %v, %v", err, has("kept"), has("orphan"))
+	if _, err := s.LastBuild(t.Context(), "t"); !errors.Is(err, cache.ErrNotFound) || !has("kept") || has("orphan") {
+		t.Errorf("last build: %v; contents: %v, %v", err, has("kept"), has("orphan"))
 	}
 }
 

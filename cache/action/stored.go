@@ -19,7 +19,7 @@ import (
 var (
 	recordsBucket  = []byte("records")  // key -> JSON of cache.Record
 	contentsBucket = []byte("contents") // contentKey -> digest, Unix time
-	partsBucket    = []byte("parts")    // partsKeyOf -> JSON of lastParts
+	notesBucket    = []byte("notes")    // noteKeyOf -> Unix time, text
 )
 
 // contentKey is a key, an output, and the hash of a selector, which may be
@@ -36,9 +36,7 @@ func contentKeyOf(k cache.Key, output int, sel cache.Selector) (ck contentKey) {
 
 func (ck contentKey) key() cache.Key { return cache.Key(ck[:sha256.Size]) }
 
-func partsKeyOf(target, step string) cache.Key {
-	return cache.Hash("buildd parts 1", []byte(target), []byte(step))
-}
+func noteKeyOf(target string) cache.Key { return cache.Hash("buildd note 1", []byte(target)) }
 
 // view reads. A damaged database has nothing.
 func (s *Store) view(fn func(tx *bbolt.Tx) error) error {
@@ -81,21 +79,20 @@ func (s *Store) storedContent(k cache.Key, ck contentKey) (c cache.Key, err erro
 	return c, err
 }
 
-func (s *Store) storedParts(pk cache.Key, target, step string) (parts []Part, err error) {
+func (s *Store) storedNote(nk cache.Key, target string) (text []byte, err error) {
 	err = s.view(func(tx *bbolt.Tx) error {
-		v := tx.Bucket(partsBucket).Get(pk[:])
-		if v == nil {
-			return fmt.Errorf("step %q of target %q: %w", step, target, cache.ErrNotFound)
+		v := tx.Bucket(notesBucket).Get(nk[:])
+		if len(v) < noteHead {
+			return fmt.Errorf("last build of target %q: %w", target, cache.ErrNotFound)
 		}
-		var p lastParts
-		if err := json.Unmarshal(v, &p); err != nil {
-			return fmt.Errorf("step %q of target %q: %w: %w", step, target, cache.ErrNotFound, err)
-		}
-		parts = p.Parts
+		text = bytes.Clone(v[noteHead:])
 		return nil
 	})
-	return parts, err
+	return text, err
 }
+
+// noteHead is the size of the time in front of a note.
+const noteHead = 8
 
 // store writes the batch.
 func (b *batch) store(tx *bbolt.Tx) error {
@@ -113,8 +110,9 @@ func (b *batch) store(tx *bbolt.Tx) error {
 			return err
 		}
 	}
-	for pk, p := range b.parts {
-		if err := putJSON(tx.Bucket(partsBucket), pk, p); err != nil {
+	for nk, n := range b.notes {
+		v := binary.BigEndian.AppendUint64(nil, uint64(n.at.Unix()))
+		if err := tx.Bucket(notesBucket).Put(nk[:], append(v, n.text...)); err != nil {
 			return err
 		}
 	}
@@ -207,11 +205,11 @@ func (s *Store) Each(ctx context.Context, fn func(cache.Key, cache.Record) error
 	return nil
 }
 
-// Tidy forgets last parts, and content digests under keys that have no record,
+// Tidy forgets notes of last builds, and content digests under keys that have no record,
 // that are older than before.
 func (s *Store) Tidy(ctx context.Context, before time.Time) error {
 	err := s.db.Update(func(tx *bbolt.Tx) error {
-		if err := tidyParts(tx.Bucket(partsBucket), before); err != nil {
+		if err := tidyNotes(tx.Bucket(notesBucket), before); err != nil {
 			return err
 		}
 		return tidyContents(tx, before)
@@ -222,10 +220,9 @@ func (s *Store) Tidy(ctx context.Context, before time.Time) error {
 	return nil
 }
 
-func tidyParts(bucket *bbolt.Bucket, before time.Time) error {
+func tidyNotes(bucket *bbolt.Bucket, before time.Time) error {
 	return deleteIf(bucket, func(_, v []byte) bool {
-		var p lastParts
-		return json.Unmarshal(v, &p) != nil || p.At.Before(before)
+		return len(v) < noteHead || time.Unix(int64(binary.BigEndian.Uint64(v)), 0).Before(before)
 	})
 }
 

@@ -12,6 +12,8 @@ import (
 	"github.com/buildd/buildd/builder/attest"
 	"github.com/buildd/buildd/builder/bridge"
 	"github.com/buildd/buildd/builder/control"
+	"github.com/buildd/buildd/builder/explain"
+	"github.com/buildd/buildd/builder/explainapi"
 	"github.com/buildd/buildd/builder/export"
 	"github.com/buildd/buildd/builder/history"
 	"github.com/buildd/buildd/builder/imageapi"
@@ -47,6 +49,7 @@ import (
 type daemon struct {
 	control   *control.Server
 	images    *imageapi.Server
+	explain   *explainapi.Server
 	blobs     content.Store // that clients may read
 	forwarder *gateway.Forwarder
 	caches    *remotecache.Set
@@ -62,6 +65,7 @@ func (d *daemon) register(s *server) {
 	d.control.Register(s)
 	d.forwarder.Register(s)
 	d.images.Register(s)
+	d.explain.Register(s)
 	d.traces.Register(s)
 	registerContent(s, d.blobs)
 }
@@ -171,7 +175,7 @@ func wire(ctx context.Context, log *slog.Logger, c config.Config, remote config.
 			Sources: src.all, Files: runner, Containers: steps.containers, Forget: steps.forget, Check: checkOp, Frontends: frontends(c),
 			Workers: []gwclient.WorkerInfo{{ID: steps.id, Labels: steps.labels, Platforms: steps.platforms}},
 		},
-		Sessions: sessions, Trees: s.trees, Memory: memory{s.actions}, History: s.history, Forwarder: d.forwarder,
+		Sessions: sessions, Trees: s.trees, Explainer: explain.New(explain.Config{Memory: s.actions, Trees: s.trees, Log: d.log}), History: s.history, Forwarder: d.forwarder,
 		Provider: provider, Entitlements: c.Entitlements, Devices: steps.devices, Collect: collector.Kick,
 		ProvenanceEnv: env, DockerfileVersion: dockerfile.Version,
 		Exporters: export.NewSet(export.Config{Trees: s.trees, Blobs: s.blobs, Images: s.images, Resolver: resolver(hosts)}),
@@ -179,6 +183,7 @@ func wire(ctx context.Context, log *slog.Logger, c config.Config, remote config.
 	})
 	d.background = append(d.background, collector.Run)
 	d.images = imageapi.New(imageapi.Config{Images: s.images, Blobs: s.blobs, Removed: collector.Kick})
+	d.explain = explainapi.New(s.history)
 	d.control = control.New(control.Config{
 		Builder: b, Sessions: sessions, Usage: usage{collector}, History: s.history, Workers: steps.list, Version: buildkitVersion(),
 	})
@@ -231,34 +236,6 @@ func checkOp(o *pb.Op) error {
 		return nil // sources check their own
 	}
 	return op.Validate(o)
-}
-
-// memory gives the action cache the form in which builds want to remember why
-// steps ran.
-type memory struct{ s *action.Store }
-
-func (m memory) Target(name string) solver.Memory { return targetMemory{m.s, name} }
-
-type targetMemory struct {
-	s      *action.Store
-	target string
-}
-
-func (m targetMemory) Last(ctx context.Context, step string) ([]solver.Part, error) {
-	ps, err := m.s.LastParts(ctx, m.target, step)
-	out := make([]solver.Part, len(ps))
-	for i, p := range ps {
-		out[i] = solver.Part{Name: p.Name, Value: p.Value}
-	}
-	return out, err
-}
-
-func (m targetMemory) Remember(ctx context.Context, step string, parts []solver.Part) error {
-	ps := make([]action.Part, len(parts))
-	for i, p := range parts {
-		ps[i] = action.Part{Name: p.Name, Value: p.Value}
-	}
-	return m.s.SetLastParts(ctx, m.target, step, ps)
 }
 
 var errNoRunner = errors.New("no worker is enabled: set oci-worker, or name a remote worker with --worker")

@@ -104,7 +104,6 @@ func (l *loader) vertex(d digest.Digest) (*solver.Vertex, error) {
 		return nil, &solver.StepError{Vertex: v, Err: fmt.Errorf("op %s: %w", d, err)}
 	}
 	v.Name = name(def, meta)
-	v.Step = stepName(v.Name)
 	if g := meta.GetProgressGroup(); g != nil {
 		v.Group = &solver.Group{ID: g.Id, Name: g.Name, Weak: g.Weak}
 	}

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/buildd/buildd/solver"
 	"github.com/moby/buildkit/solver/pb"
 )
 
@@ -55,51 +54,7 @@ func actionName(a *pb.FileAction) string {
 	}
 }
 
-// stepName names a step across builds: its place within its stage, as in
-// "[build 2", without the number of steps and the command, so that a step whose
-// command changed is still the same step.
-func stepName(name string) string {
-	if strings.HasPrefix(name, "[") {
-		if in, _, ok := strings.Cut(name, "]"); ok && !strings.HasPrefix(in, "[internal") {
-			place, _, _ := strings.Cut(in, "/")
-			return place
-		}
-	}
-	return name
-}
-
 func scheme(identifier string) string {
 	s, _, _ := strings.Cut(identifier, "://")
 	return s
-}
-
-// Parts implements solver.Op.
-func (o *Op) Parts() []solver.Part {
-	var ps []solver.Part
-	add := func(n, v string) { ps = append(ps, solver.Part{Name: n, Value: v}) }
-	switch x := o.Def.Op.(type) {
-	case *pb.Op_Source:
-		add("source", x.Source.Identifier)
-		if p := o.Pin(); p != nil {
-			add("pinned to", p.PinKey())
-		}
-	case *pb.Op_Exec:
-		add("command", strings.Join(x.Exec.Meta.Args, " "))
-		add("user", x.Exec.Meta.User)
-		add("working directory", x.Exec.Meta.Cwd)
-		for _, e := range x.Exec.Meta.Env {
-			k, v, _ := strings.Cut(e, "=")
-			add("variable "+k, v)
-		}
-		for _, m := range x.Exec.Mounts {
-			add("mount "+m.Dest, m.String())
-		}
-		add("network", x.Exec.Network.String())
-		add("security", x.Exec.Security.String())
-	case *pb.Op_File:
-		for i, a := range x.File.Actions {
-			add(fmt.Sprintf("action %d", i), actionName(a))
-		}
-	}
-	return append(ps, solver.Part{Name: "definition", Value: o.digest.String()})
 }

@@ -72,6 +72,9 @@ func (o *Op) Digest(ctx context.Context, _ *solver.Build, v *solver.Vertex) (cac
 	return cache.Hash("source", []byte(p.PinKey())), nil
 }
 
+// Definition is the digest of what counts of the op's definition.
+func (o *Op) Definition() cache.Key { return o.digest }
+
 // Pin returns what Digest pinned a source to; nil before, and for other ops.
 func (o *Op) Pin() Pin {
 	o.mu.Lock()

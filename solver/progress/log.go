@@ -2,6 +2,7 @@ package progress
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -24,23 +25,24 @@ const gatherTime = 20 * time.Millisecond
 // Counts sums up a build's steps.
 type Counts struct{ Total, Cached, Completed, Warnings int }
 
+// Step is how far a step, or other work of a build, has come.
+type Step struct {
+	Digest digest.Digest
+	Name   string
+	State  solver.State
+}
+
 // Log is the story of one build. The zero Log is ready for use, by many
 // goroutines at once.
 type Log struct {
 	mu     sync.Mutex // guards all that follows
 	events []*control.StatusResponse
 	steps  map[digest.Digest]solver.State
-	missed []Miss
+	order  []Step // by their first event; states are in steps
 	warned int
 	closed bool
 	wake   chan struct{} // closed and replaced when something happens
 	ended  chan struct{} // closed by Close; nil until somebody follows
-}
-
-// Miss says why a step ran.
-type Miss struct {
-	Step    string          `json:"step"`
-	Changes []solver.Change `json:"changes,omitempty"`
 }
 
 func (l *Log) add(e *control.StatusResponse) {
@@ -71,7 +73,11 @@ func (l *Log) Vertex(v *solver.Vertex, s solver.State) {
 	if l.steps == nil {
 		l.steps = map[digest.Digest]solver.State{}
 	}
-	if old := l.steps[v.Digest]; !old.Started.IsZero() && !s.Started.IsZero() {
+	old, known := l.steps[v.Digest]
+	if !known {
+		l.order = append(l.order, Step{Digest: v.Digest, Name: v.Name})
+	}
+	if !old.Started.IsZero() && !s.Started.IsZero() {
 		s.Started = old.Started // clients take another start for another run
 	}
 	l.steps[v.Digest] = s
@@ -109,13 +115,6 @@ func action(id string) string {
 	return a
 }
 
-// Missed implements solver.Events.
-func (l *Log) Missed(v *solver.Vertex, changes []solver.Change) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.missed = append(l.missed, Miss{Step: v.Name, Changes: changes})
-}
-
 // Warn reports a warning about a step.
 func (l *Log) Warn(w *control.VertexWarning) {
 	l.mu.Lock()
@@ -124,11 +123,15 @@ func (l *Log) Warn(w *control.VertexWarning) {
 	l.addLocked(&control.StatusResponse{Warnings: []*control.VertexWarning{w}})
 }
 
-// Misses returns why steps ran, in the order of their running.
-func (l *Log) Misses() []Miss {
+// Steps returns how far everything has come, in the order of the first events.
+func (l *Log) Steps() []Step {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return append([]Miss(nil), l.missed...)
+	out := slices.Clone(l.order)
+	for i := range out {
+		out[i].State = l.steps[out[i].Digest]
+	}
+	return out
 }
 
 // Counts returns how many steps there are, and how they ended.

@@ -62,6 +62,16 @@ func (m *Manager) Get(ctx context.Context, id string) (bksession.Caller, error) 
 	return c, nil
 }
 
+// SharedKey returns what a client calls the directory that it builds, so that the
+// same one is known again; "" if it says nothing, or is not connected.
+func (m *Manager) SharedKey(ctx context.Context, id string) string {
+	c, err := m.m.Get(ctx, id, true)
+	if err != nil || c == nil {
+		return ""
+	}
+	return c.SharedKey()
+}
+
 // Client returns the set of sessions that ids lists whenever it is asked.
 func (m *Manager) Client(ids func() []string) Client {
 	return &client{m: m, ids: ids}
