@@ -20,6 +20,7 @@ import (
 	"github.com/buildd/buildd/cmd/buildctl/image"
 	"github.com/buildd/buildd/cmd/buildctl/progress"
 	"github.com/buildd/buildd/cmd/buildctl/usage"
+	"github.com/buildd/buildd/cmd/buildctl/why"
 	_ "github.com/moby/buildkit/client/connhelper/dockercontainer"
 	_ "github.com/moby/buildkit/client/connhelper/kubepod"
 	_ "github.com/moby/buildkit/client/connhelper/nerdctlcontainer"
@@ -75,7 +76,7 @@ func command(verbose *bool) *cobra.Command {
 	connection.Register(cmd.PersistentFlags())
 	cmd.PersistentFlags().BoolVarP(verbose, "debug", "D", false, "show details of warnings and errors")
 	cmd.AddCommand(
-		build.New(connection, verbose), usage.Du(connection), usage.Prune(connection), usage.PruneHistories(connection),
+		build.New(connection, verbose), why.New(connection), usage.Du(connection), usage.Prune(connection), usage.PruneHistories(connection),
 		image.New(connection), debug.New(connection), dialStdio(connection),
 		superviseCommand(),
 	)
