@@ -103,6 +103,7 @@ func (d *daemon) start() {
 		}
 		select {
 		case err := <-d.done:
+			d.cmd = nil
 			d.t.Fatalf("daemon ended: %v\n%s", err, d.log)
 		default:
 		}
