@@ -127,24 +127,21 @@ func (b *buildah) build(ctx context.Context, r request) (outcome, error) {
 	return readSteps(out), nil
 }
 
-// readSteps tells from buildah's output which RUN steps it ran: what comes from
-// the cache is said below the step.
+// readSteps tells from buildah's output which steps it ran: what comes from the
+// cache is said below the step.
 func readSteps(b []byte) outcome {
 	var o outcome
-	run := false
+	step, cached := "", false
 	for line := range strings.Lines(string(b)) {
 		switch {
 		case strings.Contains(line, "STEP "):
-			_, step, _ := strings.Cut(line, ": ")
-			run = strings.HasPrefix(step, "RUN ")
-			if run {
-				o.ran++
-			}
-		case run && strings.Contains(line, "--> Using cache"):
-			o.ran--
-			o.cached++
-			run = false
+			o.add(step, cached)
+			_, step, _ = strings.Cut(line, ": ")
+			cached = false
+		case strings.Contains(line, "--> Using cache"):
+			cached = true
 		}
 	}
+	o.add(step, cached)
 	return o
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 )
 
 // An engine is a builder that is measured.
@@ -36,6 +37,23 @@ const ranLine = "this step ran"
 type outcome struct {
 	ran    int // RUN steps that ran
 	cached int // RUN steps that did not
+	copied int // COPY steps that ran
+	kept   int // COPY steps that did not
+}
+
+// add counts a step by its instruction.
+func (o *outcome) add(step string, cached bool) {
+	switch run := strings.HasPrefix(step, "RUN "); {
+	case run && cached:
+		o.cached++
+	case run:
+		o.ran++
+	case !strings.HasPrefix(step, "COPY "):
+	case cached:
+		o.kept++
+	default:
+		o.copied++
+	}
 }
 
 // memory is what a daemon uses, in bytes; of an engine without one, the most

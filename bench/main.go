@@ -64,6 +64,9 @@ func start(o options, names []string) (int, error) {
 	if err != nil {
 		return 0, err
 	}
+	if o.rounds < 1 {
+		return 0, fmt.Errorf("-rounds %d: want at least 1", o.rounds)
+	}
 	if dir := os.Getenv(stagedDir); dir != "" {
 		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 		defer stop()

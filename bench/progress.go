@@ -34,14 +34,11 @@ func (p *progress) add(v vertex) {
 func (p *progress) outcome() (outcome, error) {
 	var o outcome
 	for _, v := range p.last {
-		switch _, step, _ := strings.Cut(v.Name, "] "); {
-		case v.Error != "":
+		if v.Error != "" {
 			return o, fmt.Errorf("step %s: %s", v.Name, v.Error)
-		case !strings.HasPrefix(step, "RUN ") || v.Completed == nil:
-		case v.Cached:
-			o.cached++
-		default:
-			o.ran++
+		}
+		if _, step, ok := strings.Cut(v.Name, "] "); ok && v.Completed != nil {
+			o.add(step, v.Cached)
 		}
 	}
 	return o, nil

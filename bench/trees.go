@@ -22,12 +22,12 @@ func treeWorkloads() []*workload {
 	first := &workload{
 		name: "w3a", what: "first build, context of 20,000 files, 234 MB, COPY", target: 0.35, floor: "w3a", setup: makeTree, cold: true,
 		before: func(ctx context.Context, b *bench, e engine, _ int) error { return b.warm(ctx, e) },
-		run:    buildTree,
+		run:    buildTree, after: copies(1, 0),
 	}
 	// The others are one group: the first of them that runs finds nothing built.
 	rest := []*workload{
-		{name: "w3b", what: "the same again", target: 0.5, floor: "w3b", start: startTree, run: buildTree},
-		{name: "w3c", what: "the same with one file changed", target: 0.25, floor: "w3c", start: startTree, before: changeTree, run: buildTree},
+		{name: "w3b", what: "the same again", target: 0.5, floor: "w3b", start: startTree, run: buildTree, after: copies(0, 1)},
+		{name: "w3c", what: "the same with one file changed", target: 0.25, floor: "w3c", start: startTree, before: changeTree, run: buildTree, after: copies(1, 0)},
 		{name: "w3d", what: "OCI archive of that image, cached build", target: 0.25, floor: "w3d", start: startTree,
 			before: func(ctx context.Context, b *bench, e engine, round int) error {
 				// an archive of the same layer would find it compressed
@@ -40,14 +40,19 @@ func treeWorkloads() []*workload {
 			run: func(ctx context.Context, b *bench, e engine, _ int) (outcome, error) {
 				return e.build(ctx, request{dir: b.treeDir(), archive: b.treeArchive()})
 			},
-			after: func(_ context.Context, b *bench, _ engine, _ int, _ outcome) error {
-				return errors.Join(checkArchive(b.treeArchive(), treeBytes/4), os.Remove(b.treeArchive()))
+			after: func(_ context.Context, b *bench, _ engine, _ int, o outcome) error {
+				return errors.Join(o.wantCopy(0, 1), checkArchive(b.treeArchive(), treeBytes/4), os.Remove(b.treeArchive()))
 			}},
 	}
 	for _, w := range rest {
 		w.setup, w.group = makeTree, "tree"
 	}
 	return append([]*workload{first}, rest...)
+}
+
+// copies checks how many COPY steps ran and how many did not.
+func copies(copied, kept int) func(context.Context, *bench, engine, int, outcome) error {
+	return func(_ context.Context, _ *bench, _ engine, _ int, o outcome) error { return o.wantCopy(copied, kept) }
 }
 
 func (b *bench) treeDir() string     { return b.fixtureDir("tree") }

@@ -50,3 +50,11 @@ func (o outcome) want(ran, cached int) error {
 	}
 	return nil
 }
+
+// wantCopy does the same for COPY steps.
+func (o outcome) wantCopy(copied, kept int) error {
+	if o.copied != copied || o.kept != kept {
+		return fmt.Errorf("%d COPY steps ran and %d were cached, want %d and %d", o.copied, o.kept, copied, kept)
+	}
+	return nil
+}
