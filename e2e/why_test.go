@@ -222,19 +222,27 @@ func TestWhy(t *testing.T) {
 		}
 	})
 
-	before := d.why()
-	d.ctl("debug", "ctl", "--pin", before.Build) // waits for the disk
-	time.Sleep(2 * time.Second)                  // the action cache writes by itself
-	d.kill()
-	d.start()
-	after := d.why(before.Build)
-	if fmt.Sprint(before) != fmt.Sprint(after) || len(after.ran()) == 0 {
-		t.Errorf("before the kill: %+v\nafter it: %+v", before, after)
-	}
-	write(t, dir, "src/new.txt", "")
-	build()
-	if reason, want := d.why().ran()[copied], "src/new.txt added"; reason != want {
-		t.Errorf("after a restart: %q, want %q", reason, want)
+	// A crash loses the last moments, how many depends on the disk.
+	for wait := time.Second; ; wait *= 2 {
+		before := d.why()
+		d.ctl("debug", "ctl", "--pin", before.Build) // waits for the record to be written
+		time.Sleep(wait)
+		d.kill()
+		d.start()
+		after := d.why(before.Build)
+		if fmt.Sprint(before) != fmt.Sprint(after) || len(after.ran()) == 0 {
+			t.Errorf("before the kill: %+v\nafter it: %+v", before, after)
+		}
+		file := fmt.Sprintf("src/%s.txt", wait)
+		write(t, dir, file, "")
+		build()
+		reason := d.why().ran()[copied]
+		if reason == file+" added" {
+			break
+		}
+		if wait > 20*time.Second {
+			t.Fatalf("after a restart: %q", reason)
+		}
 	}
 }
 
