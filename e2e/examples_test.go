@@ -57,7 +57,7 @@ func TestExamples(t *testing.T) {
 
 	build("toolchain", dir("toolchain"))
 	for name, want := range map[string]string{
-		"go-service": "hello, ci (version dev)\n", "python-app": "debian", "distroless": "hello from user 65532, sqrt(2) is 1.4142\n", "heredocs": "retries = 3\n",
+		"go-service": "hello, ci (version dev)\n", "c-program": "hello\n", "python-app": "debian", "distroless": "hello from user 65532, sqrt(2) is 1.4142\n", "heredocs": "retries = 3\n",
 	} {
 		build(name, dir(name))
 		var args []string
