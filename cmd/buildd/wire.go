@@ -161,6 +161,7 @@ func wire(ctx context.Context, log *slog.Logger, c config.Config, remote config.
 	d.newCaches(s, hosts)
 	provider := d.provider(hosts)
 	runner := worker.New(worker.Config{Trees: s.trees, Sources: src.all, Sessions: sessions, Steps: steps.run, Provider: provider})
+	memory := &idleMemory{}
 	collector, err := d.newCollector(c, s, src, steps)
 	if err != nil {
 		return nil, err
@@ -176,7 +177,7 @@ func wire(ctx context.Context, log *slog.Logger, c config.Config, remote config.
 			Workers: []gwclient.WorkerInfo{{ID: steps.id, Labels: steps.labels, Platforms: steps.platforms}},
 		},
 		Sessions: sessions, Trees: s.trees, Explainer: explain.New(explain.Config{Memory: s.actions, Trees: s.trees, Log: d.log}), History: s.history, Forwarder: d.forwarder,
-		Provider: provider, Entitlements: c.Entitlements, Devices: steps.devices, Collect: collector.Kick,
+		Provider: provider, Entitlements: c.Entitlements, Devices: steps.devices, Collect: func() { collector.Kick(); memory.ended() },
 		ProvenanceEnv: env, DockerfileVersion: dockerfile.Version,
 		Exporters: export.NewSet(export.Config{Trees: s.trees, Blobs: s.blobs, Images: s.images, Resolver: resolver(hosts)}),
 		Caches:    d.caches,

@@ -1,0 +1,35 @@
+package main
+
+import (
+	"runtime/debug"
+	"sync"
+	"time"
+)
+
+// Pauses after a build before memory is given back: a moment, in which the next
+// build of a busy daemon starts, and again when what followers of the build may
+// still ask for is gone.
+var idlePauses = []time.Duration{2 * time.Second, 20 * time.Second}
+
+// idleMemory gives memory back to the system when the daemon is idle. The Go
+// runtime keeps what builds needed at their peak for minutes, which on a machine
+// that mostly waits for builds is better used by others.
+type idleMemory struct {
+	mu     sync.Mutex // guards timers
+	timers []*time.Timer
+}
+
+// ended says that a build has ended.
+func (m *idleMemory) ended() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.timers == nil {
+		for _, d := range idlePauses {
+			m.timers = append(m.timers, time.AfterFunc(d, debug.FreeOSMemory))
+		}
+		return
+	}
+	for i, t := range m.timers {
+		t.Reset(idlePauses[i])
+	}
+}
