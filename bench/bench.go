@@ -95,7 +95,7 @@ func (b *bench) makeBase(ctx context.Context) error {
 		return err
 	}
 	text, err := writeLayer(filepath.Join(b.dir, "text.tar.gz"), func(t *tar.Writer) error {
-		return addProgram(t, filepath.Join(programs(), "text"))
+		return addHost(t, "bin", 0o755, filepath.Join(programs(), "text"))
 	})
 	if err != nil {
 		return err

@@ -65,8 +65,8 @@ func addFile(t *tar.Writer, name string, mode, size int64, r io.Reader) error {
 	return err
 }
 
-// addProgram adds a program of this machine to /bin.
-func addProgram(t *tar.Writer, path string) error {
+// addHost adds a file of this machine to a directory.
+func addHost(t *tar.Writer, dir string, mode int64, path string) error {
 	f, err := os.Open(path)
 	if err != nil {
 		return err
@@ -76,5 +76,5 @@ func addProgram(t *tar.Writer, path string) error {
 	if err != nil {
 		return err
 	}
-	return addFile(t, "bin/"+filepath.Base(path), 0o755, info.Size(), f)
+	return addFile(t, dir+"/"+filepath.Base(path), mode, info.Size(), f)
 }

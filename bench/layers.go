@@ -141,7 +141,7 @@ func makeLayers(ctx context.Context, b *bench) error {
 
 func fillLayer(t *tar.Writer, n int) error {
 	if n == 0 {
-		if err := addProgram(t, "/bin/busybox"); err != nil {
+		if err := addHost(t, "bin", 0o755, "/bin/busybox"); err != nil {
 			return err
 		}
 		for _, name := range []string{"sh", "true"} {

@@ -72,7 +72,7 @@ func makePackages(ctx context.Context, b *bench) error {
 		}
 		debs, err := writeLayer(filepath.Join(b.dir, "debs.tar.gz"), func(t *tar.Writer) error {
 			for i := range packages {
-				if err := addPackage(t, filepath.Join(dir, fmt.Sprint("bench", i, ".deb"))); err != nil {
+				if err := addHost(t, "debs", 0o644, filepath.Join(dir, fmt.Sprint("bench", i, ".deb"))); err != nil {
 					return err
 				}
 			}
@@ -105,19 +105,6 @@ func makePackage(ctx context.Context, dir string, i int) error {
 		}
 	}
 	return command(ctx, "dpkg-deb", "--root-owner-group", "-Zgzip", "--build", root, root+".deb")
-}
-
-func addPackage(t *tar.Writer, path string) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return err
-	}
-	return addFile(t, "debs/"+filepath.Base(path), 0o644, info.Size(), f)
 }
 
 func copyFile(w io.Writer, path string) error {

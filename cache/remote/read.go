@@ -24,11 +24,7 @@ const (
 // manifest of, or those that the images carry which it names. It returns
 // ErrForeign or ErrNone, wrapped, if there is none.
 func Read(ctx context.Context, from content.Provider, desc ocispecs.Descriptor) ([]*Document, error) {
-	data, err := readBlob(ctx, from, desc, maxManifest)
-	if err != nil {
-		return nil, err
-	}
-	m, err := parseManifest(desc.Digest, data)
+	m, err := readManifest(ctx, from, desc)
 	if err != nil {
 		return nil, err
 	}
@@ -51,6 +47,14 @@ type manifest struct {
 	Config    ocispecs.Descriptor   `json:"config"`
 	Layers    []ocispecs.Descriptor `json:"layers"`
 	Manifests []ocispecs.Descriptor `json:"manifests"`
+}
+
+func readManifest(ctx context.Context, from content.Provider, desc ocispecs.Descriptor) (manifest, error) {
+	data, err := readBlob(ctx, from, desc, maxManifest)
+	if err != nil {
+		return manifest{}, err
+	}
+	return parseManifest(desc.Digest, data)
 }
 
 func parseManifest(dgst digest.Digest, data []byte) (m manifest, err error) {
@@ -92,11 +96,7 @@ func readInline(ctx context.Context, from content.Provider, m manifest) ([]*Docu
 	var docs []*Document
 	worst := fmt.Errorf("read index: %w", ErrNone)
 	for _, desc := range m.Manifests {
-		data, err := readBlob(ctx, from, desc, maxManifest)
-		if err != nil {
-			return nil, err
-		}
-		m, err := parseManifest(desc.Digest, data)
+		m, err := readManifest(ctx, from, desc)
 		if err != nil {
 			return nil, err
 		}

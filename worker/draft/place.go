@@ -22,14 +22,12 @@ import (
 // has to change, else as a copy. p must not exist.
 func (d *Draft) Place(p string, src View, from string, e digest.Entry, a Attr) error {
 	p = path.Clean("/" + p)
-	parent, err := d.vacate("copy", p)
+	parent, n, err := d.regular(p, e, a)
 	if err != nil {
 		return err
 	}
-	n := &node{e: entry(unix.S_IFREG, a)}
-	n.e.Size, n.e.Hash = e.Size, e.Hash
-	linked, err := false, error(nil)
-	if !d.o.NoLinks && sameAttr(a, attrOf(e)) {
+	linked := false
+	if d.links(e, a) {
 		linked, err = d.linkFrom(p, src, from)
 	}
 	if err == nil && !linked {
@@ -41,6 +39,19 @@ func (d *Draft) Place(p string, src View, from string, e digest.Entry, a Attr) e
 	parent.kids[path.Base(p)] = n
 	return nil
 }
+
+// regular makes room for the regular file p and the node that will list it.
+func (d *Draft) regular(p string, e digest.Entry, a Attr) (parent, n *node, err error) {
+	if parent, err = d.vacate("copy", p); err != nil {
+		return nil, nil, err
+	}
+	n = &node{e: entry(unix.S_IFREG, a)}
+	n.e.Size, n.e.Hash = e.Size, e.Hash
+	return parent, n, nil
+}
+
+// links tells whether another name of e's inode will do for a copy of it with a.
+func (d *Draft) links(e digest.Entry, a Attr) bool { return !d.o.NoLinks && sameAttr(a, attrOf(e)) }
 
 func sameAttr(a, b Attr) bool {
 	return a.Mode == b.Mode && a.UID == b.UID && a.GID == b.GID && a.ModTime.Equal(b.ModTime) && maps.Equal(a.Xattrs, b.Xattrs)
@@ -56,16 +67,14 @@ type placement struct {
 
 // placeSoon is Place, but the file is there only after flush if a link will do.
 func (c *copier) placeSoon(p, from string, e digest.Entry, a Attr) error {
-	if c.Draft.o.NoLinks || !sameAttr(a, attrOf(e)) {
+	if !c.links(e, a) {
 		return c.Place(p, c.src, from, e, a)
 	}
 	p = path.Clean("/" + p)
-	parent, err := c.vacate("copy", p)
+	parent, n, err := c.regular(p, e, a)
 	if err != nil {
 		return err
 	}
-	n := &node{e: entry(unix.S_IFREG, a)}
-	n.e.Size, n.e.Hash = e.Size, e.Hash
 	parent.kids[path.Base(p)] = n
 	c.soon = append(c.soon, placement{p: p, src: c.src, from: from, n: n})
 	return nil
