@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -185,10 +186,39 @@ func (b *bench) workload(ctx context.Context, w, before *workload) (row, error) 
 	return r, nil
 }
 
-// reuseTime is more than the five seconds for which ext4 does not use an inode
-// that was freed: after a state directory of many files was removed it looks at
-// each of those for every new file, and nothing else is measured.
-const reuseTime = 6 * time.Second
+// setAside gives a path another name, free for what begins anew. It stays until
+// the run ends: ext4 does not use an inode again for minutes after its file was
+// removed, but looks at each of them for every new file, so that after a state
+// directory of many files was removed nothing else would be measured.
+func setAside(path string) error {
+	for n := 0; ; n++ {
+		err := unix.Renameat2(unix.AT_FDCWD, path, unix.AT_FDCWD, fmt.Sprintf("%s.%d", path, n), unix.RENAME_NOREPLACE)
+		if err == unix.EEXIST {
+			continue
+		}
+		if err == unix.ENOENT {
+			return nil
+		}
+		return err
+	}
+}
+
+// readAll reads every file below a directory: what is given to a build has
+// mostly just been written, so it is not the disk that is measured.
+func readAll(dir string) error {
+	return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		f, err := os.Open(path)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		_, err = io.Copy(io.Discard, f)
+		return err
+	})
+}
 
 func (b *bench) startWorkload(ctx context.Context, w *workload, e engine, keep bool) error {
 	if !keep {
@@ -222,10 +252,12 @@ func (b *bench) round(ctx context.Context, w *workload, e engine, n int, r *row)
 			return 0, fmt.Errorf("prepare: %w", err)
 		}
 	}
-	if w.cold && n > 0 {
-		time.Sleep(reuseTime)
-	}
 	unix.Sync() // what others have written is not for this one to wait for
+	if w.read != nil {
+		if err := w.read(ctx, b); err != nil {
+			return 0, fmt.Errorf("prepare: %w", err)
+		}
+	}
 	timed, cancel := context.WithTimeout(ctx, b.o.limit)
 	defer cancel()
 	profiled := b.profile(timed, w, e, n)
@@ -260,10 +292,13 @@ func (b *bench) floor(ctx context.Context, w *workload) []float64 {
 	var out []float64
 	for range b.o.rounds {
 		dir := filepath.Join(b.dir, "floor")
-		if err := os.RemoveAll(dir); err != nil || os.Mkdir(dir, 0o755) != nil {
+		if err := setAside(dir); err != nil || os.Mkdir(dir, 0o755) != nil {
 			return nil
 		}
 		unix.Sync()
+		if w.read != nil && w.read(ctx, b) != nil {
+			return nil
+		}
 		cmd := exec.CommandContext(ctx, filepath.Join(programs(), "floor"), w.floor, dir, b.dir)
 		cmd.Env = append(os.Environ(), fmt.Sprint("RUN_SECONDS=", b.runSeconds))
 		cmd.Stderr = os.Stderr

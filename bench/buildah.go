@@ -42,7 +42,7 @@ func (b *buildah) fresh(ctx context.Context, network string) error {
 			return err
 		}
 	}
-	if err := os.RemoveAll(state); err != nil {
+	if err := setAside(state); err != nil {
 		return fmt.Errorf("empty the state of buildah: %w", err)
 	}
 	if err := os.MkdirAll(filepath.Join(state, "run"), 0o700); err != nil {

@@ -36,7 +36,7 @@ func (d *daemon) fresh(ctx context.Context, network string) error {
 		return err
 	}
 	state := filepath.Join(d.dir, "state")
-	if err := os.RemoveAll(state); err != nil {
+	if err := setAside(state); err != nil {
 		return fmt.Errorf("empty the state of %s: %w", d.label, err)
 	}
 	if network == "own" {

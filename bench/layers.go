@@ -57,6 +57,7 @@ func layerWorkloads() []*workload {
 	}
 	pull := &workload{
 		name: "w5", what: "pull and unpack of an image of 10 layers, 600 MB, then one RUN", target: 0.5, floor: "w5", setup: makeLayers, cold: true,
+		read: func(ctx context.Context, b *bench) error { return b.registry.read(ctx, "layers") },
 		run: func(ctx context.Context, b *bench, e engine, _ int) (outcome, error) {
 			return e.build(ctx, request{dir: b.fixtureDir("pull")})
 		},

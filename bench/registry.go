@@ -153,6 +153,20 @@ func (r *registry) manifest(ctx context.Context, name string) (ocispecs.Manifest
 	return m, nil
 }
 
+// read gets all layers of an image.
+func (r *registry) read(ctx context.Context, name string) error {
+	m, err := r.manifest(ctx, name)
+	if err != nil {
+		return err
+	}
+	for _, l := range m.Layers {
+		if _, err := r.get(ctx, "http://"+r.addr+"/v2/"+name+"/blobs/"+l.Digest.String()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (r *registry) get(ctx context.Context, url string) ([]byte, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {

@@ -20,7 +20,7 @@ const (
 
 func treeWorkloads() []*workload {
 	first := &workload{
-		name: "w3a", what: "first build, context of 20,000 files, 234 MB, COPY", target: 0.35, floor: "w3a", setup: makeTree, cold: true,
+		name: "w3a", what: "first build, context of 20,000 files, 234 MB, COPY", target: 0.35, floor: "w3a", setup: makeTree, read: readTree, cold: true,
 		before: func(ctx context.Context, b *bench, e engine, _ int) error { return b.warm(ctx, e) },
 		run:    buildTree, after: copies(1, 0),
 	}
@@ -45,7 +45,7 @@ func treeWorkloads() []*workload {
 			}},
 	}
 	for _, w := range rest {
-		w.setup, w.group = makeTree, "tree"
+		w.setup, w.read, w.group = makeTree, readTree, "tree"
 	}
 	return append([]*workload{first}, rest...)
 }
@@ -75,6 +75,8 @@ func makeTree(_ context.Context, b *bench) error {
 	})
 	return err
 }
+
+func readTree(_ context.Context, b *bench) error { return readAll(b.treeDir()) }
 
 // writeTreeFile writes file i: sizes are even around the mean.
 func writeTreeFile(path string, i int) error {

@@ -6,7 +6,7 @@ import (
 )
 
 // A workload is something that people do with a builder. Its functions are
-// called per engine: start once, then in every round before, run and after, of
+// called per engine: start once, then in every round before, read, run and after, of
 // which only run is timed.
 type workload struct {
 	name   string
@@ -25,6 +25,7 @@ type workload struct {
 	setup  func(ctx context.Context, b *bench) error
 	start  func(ctx context.Context, b *bench, e engine) error
 	before func(ctx context.Context, b *bench, e engine, round int) error
+	read   func(ctx context.Context, b *bench) error // reads what run will read, just before
 	run    func(ctx context.Context, b *bench, e engine, round int) (outcome, error)
 	after  func(ctx context.Context, b *bench, e engine, round int, o outcome) error
 	value  func(e engine) (float64, error) // what is reported instead of the time
