@@ -21,6 +21,7 @@ import (
 	"github.com/buildd/buildd/cmd/buildctl/progress"
 	"github.com/buildd/buildd/cmd/buildctl/usage"
 	"github.com/buildd/buildd/cmd/buildctl/why"
+	"github.com/buildd/buildd/proto/buffers"
 	_ "github.com/moby/buildkit/client/connhelper/dockercontainer"
 	_ "github.com/moby/buildkit/client/connhelper/kubepod"
 	_ "github.com/moby/buildkit/client/connhelper/nerdctlcontainer"
@@ -39,6 +40,7 @@ func main() {
 	if os.Getenv("GOGC") == "" {
 		buildinfo.SetGCPercent(400) // a short life, most of it spent on passing bytes on
 	}
+	buffers.Use()
 	logrus.SetFormatter(messages{})
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal ends the program at once

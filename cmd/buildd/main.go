@@ -10,6 +10,7 @@ import (
 	"os/signal"
 
 	"github.com/buildd/buildd/cmd/buildd/config"
+	"github.com/buildd/buildd/proto/buffers"
 	"github.com/buildd/buildd/worker/runtime/native"
 	"github.com/buildd/buildd/worker/userns"
 	"github.com/spf13/cobra"
@@ -20,6 +21,7 @@ import (
 func main() {
 	native.Init() // does not return in the process that containers are forked from
 	userns.Init() // nor this one in a process on its way into a user namespace
+	buffers.Use()
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
 	defer stop()
 	if err := command().ExecuteContext(ctx); err != nil {
