@@ -192,15 +192,35 @@ func (b *bench) workload(ctx context.Context, w, before *workload) (row, error) 
 // directory of many files was removed nothing else would be measured.
 func setAside(path string) error {
 	for n := 0; ; n++ {
-		err := unix.Renameat2(unix.AT_FDCWD, path, unix.AT_FDCWD, fmt.Sprintf("%s.%d", path, n), unix.RENAME_NOREPLACE)
-		if err == unix.EEXIST {
-			continue
-		}
-		if err == unix.ENOENT {
+		to := fmt.Sprintf("%s.%d", path, n)
+		switch err := unix.Renameat2(unix.AT_FDCWD, path, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE); err {
+		case nil:
+			return forget(to)
+		case unix.EEXIST:
+		case unix.ENOENT:
 			return nil
+		default:
+			return err
 		}
-		return err
 	}
+}
+
+// forget lets the kernel drop what it holds of the files below a directory, as
+// if they had been removed: memory that a virtual machine has not used yet is
+// slow at first, and every round would use more of it.
+func forget(dir string) error {
+	unix.Sync() // what is not on the disk stays
+	return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		f, err := os.Open(path)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		return unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED)
+	})
 }
 
 // readAll reads every file below a directory: what is given to a build has
