@@ -10,9 +10,10 @@ import (
 )
 
 // gzipBlock is what one core compresses at a time. Each block begins with the
-// end of the one before as its dictionary, so it costs little in size; it is a
-// constant since it decides the output.
-const gzipBlock = 1 << 20
+// end of the one before as its dictionary, so it costs little in size, but tables
+// are reset and the dictionary is loaded for each: blocks half as large take 6 %
+// longer. It is a constant since it decides the output.
+const gzipBlock = 2 << 20
 
 // NewWriter compresses to w on all cores. Equal input, type and level give
 // equal output, on however many cores and in whatever pieces it is written. Close
