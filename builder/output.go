@@ -77,6 +77,8 @@ func (j *job) export(ctx context.Context, in export.Input) Outcome {
 	out := Outcome{Response: map[string]string{}, Results: results}
 	if err == nil {
 		out.Response, err = j.finish(ctx, results)
+	} else {
+		discard(results)
 	}
 	out.Err = err
 	for _, r := range results {
@@ -90,6 +92,15 @@ func (j *job) export(ctx context.Context, in export.Input) Outcome {
 		}
 	}
 	return out
+}
+
+// discard gives up what exporters have begun for the end.
+func discard(results []*export.Result) {
+	for _, r := range results {
+		if r != nil && r.Discard != nil {
+			r.Discard()
+		}
+	}
 }
 
 // finish does what exporters left for the end and exports the cache meanwhile.

@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"github.com/buildd/buildd/cache"
+	"github.com/buildd/buildd/cache/blob"
 	"github.com/buildd/buildd/cache/tree"
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/errdefs"
@@ -22,6 +23,8 @@ type blobs struct {
 	store    content.Store
 	trees    Trees
 	provider tree.Provider
+	// follow gets layers that are being made; nil for nobody.
+	follow func(*blob.Growing)
 
 	mu sync.Mutex
 	// lazy, sources and all are guarded by mu.
@@ -53,7 +56,7 @@ func newBlobs(store content.Store, trees Trees, p tree.Provider) *blobs {
 func (b *blobs) addLazy(info tree.LayerInfo, o tree.BlobOptions) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	o.Lazy = false
+	o.Lazy, o.Follow = false, nil
 	b.lazy[info.Desc.Digest] = lazyBlob{id: info.ID, opts: o, size: info.Desc.Size}
 	b.sources[info.Desc.Digest] = append(b.sources[info.Desc.Digest], info.Sources...)
 }

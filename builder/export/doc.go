@@ -8,6 +8,8 @@
 // frontend's metadata, and a [Request], through which it reaches the client and
 // reports progress. The [Result] carries what the client is told and what
 // remains to be done when all exporters of a build have come so far: the push.
+// Layers that are to be pushed are on their way to the registry before that, while
+// they are compressed; nothing names them there until the push.
 //
 // Exporting is deterministic: the same trees, metadata and attributes give the
 // same bytes. The only clock that is read is that of an OCI archive's

@@ -5,6 +5,7 @@ import (
 	"context"
 	"io"
 
+	"github.com/buildd/buildd/cache/blob"
 	"github.com/buildd/buildd/cache/layer"
 	"github.com/buildd/buildd/cache/tree"
 	"github.com/buildd/buildd/worker/session"
@@ -21,7 +22,8 @@ import (
 // cannot be taken back stays out of Export: it is left to [Result.Finalize],
 // which runs only if every exporter of the build has succeeded, side by side
 // with the export of the cache. An exporter owns nothing that would have to be
-// closed, so a build that fails in between just forgets it.
+// closed, so a build that fails before Export just forgets it; one that fails
+// after it calls [Result.Discard].
 //
 // The caller holds a lease over the trees of the Input until Finalize is done.
 type Exporter interface {
@@ -49,6 +51,9 @@ type Request struct {
 	Progress Progress
 	// Bytes tells how far a part is that Progress opened; nil for nobody.
 	Bytes func(id string, n int64)
+
+	// follow gets layers that the exporter itself wants while they are made.
+	follow func(*blob.Growing)
 }
 
 // Progress says that a part of the export begins; done says that it ended.
@@ -63,17 +68,25 @@ type Result struct {
 	Descriptor *ocispecs.Descriptor
 	// Finalize does what must wait for the other exporters; nil if nothing must.
 	Finalize func(ctx context.Context) error
+	// Discard gives up what was begun for Finalize, and is called instead of it
+	// if the build fails; nil if nothing was.
+	Discard func()
 }
 
 // step runs f as a part of the export that progress shows.
 func (r Request) step(id string, f func() error) error {
-	if r.Progress == nil {
-		return f()
-	}
-	done := r.Progress(id)
+	done := r.part(id)
 	err := f()
 	done(err)
 	return err
+}
+
+// part says that a part of the export begins.
+func (r Request) part(id string) (done func(error)) {
+	if r.Progress == nil {
+		return func(error) {}
+	}
+	return r.Progress(id)
 }
 
 // sendBuffer makes messages of a size that does not let their number be what

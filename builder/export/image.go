@@ -97,6 +97,34 @@ func (e *imageStore) Export(ctx context.Context, in Input, r Request) (*Result, 
 	if err != nil {
 		return nil, err
 	}
+	early := e.streams(ctx, names, r)
+	defer early.during(ctx)()
+	res, err := e.export(ctx, in, names, list, early, r)
+	if err != nil {
+		early.stop(err)
+		return nil, err
+	}
+	return res, nil
+}
+
+// streams prepares to push layers while they are made; nil if they are not
+// pushed. Only the first name has them: others are mostly tags of the same
+// repository, where the push finds the layers.
+func (e *imageStore) streams(ctx context.Context, names []string, r Request) *streams {
+	if !e.push || len(names) == 0 {
+		return nil
+	}
+	ref, err := pushTarget(names[0], e.byDigest)
+	if err != nil {
+		return nil // the push says so
+	}
+	return newStreams(ctx, e.resolver(r.Client, e.insecure), ref.String(), r)
+}
+
+func (e *imageStore) export(ctx context.Context, in Input, names []string, list string, early *streams, r Request) (*Result, error) {
+	if early != nil {
+		r.follow = early.follow
+	}
 	img, err := e.w.write(ctx, in, e.o, r)
 	if err != nil {
 		return nil, err
@@ -120,7 +148,8 @@ func (e *imageStore) Export(ctx context.Context, in Input, r Request) (*Result, 
 		return nil, err
 	}
 	if e.push && len(names) > 0 {
-		res.Finalize = func(ctx context.Context) error { return e.pushAll(ctx, img, names, r) }
+		res.Finalize = func(ctx context.Context) error { return e.pushAll(ctx, img, names, early, r) }
+		res.Discard = func() { early.stop(errDiscarded) }
 	}
 	return res, nil
 }

@@ -55,7 +55,7 @@ func (w *writer) exportLayers(ctx context.Context, in Input, o imageOptions, blo
 // exportLayer packs layer j of c.
 func (w *writer) exportLayer(ctx context.Context, c *chain, j int, o imageOptions, epoch *time.Time, blobs *blobs) error {
 	info := c.infos[j]
-	opts := tree.BlobOptions{Compression: o.compression, OCI: o.oci(), Lazy: true}
+	opts := tree.BlobOptions{Compression: o.compression, OCI: o.oci(), Lazy: true, Follow: blobs.follow}
 	if o.rewriteTimestamp && info.Desc == nil { // the times of an image's layers are not ours to change
 		opts.Epoch = epoch
 	}

@@ -19,22 +19,28 @@ import (
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// pushAll pushes the image under one name after the other.
-func (e *imageStore) pushAll(ctx context.Context, img *madeImage, names []string, r Request) error {
+// pushAll pushes the image under one name after the other; early are on their way
+// to the first one.
+func (e *imageStore) pushAll(ctx context.Context, img *madeImage, names []string, early *streams, r Request) error {
 	defer img.hold()()
-	for _, name := range names {
+	defer early.stop(errPushed)
+	defer early.during(ctx)()
+	for i, name := range names {
 		ref, err := pushTarget(name, e.byDigest)
 		if err != nil {
 			return err
 		}
-		if err := e.pushTo(ctx, img, ref, r); err != nil {
+		if i > 0 {
+			early = nil
+		}
+		if err := e.pushTo(ctx, img, ref, early, r); err != nil {
 			return fmt.Errorf("push %s: %w", name, err)
 		}
 	}
 	return nil
 }
 
-func (e *imageStore) pushTo(ctx context.Context, img *madeImage, ref reference.Named, r Request) error {
+func (e *imageStore) pushTo(ctx context.Context, img *madeImage, ref reference.Named, early *streams, r Request) error {
 	// The digest tells containerd which of all manifests gets the tag, if there
 	// is one.
 	target, err := reference.WithDigest(ref, img.desc.Digest)
@@ -51,6 +57,9 @@ func (e *imageStore) pushTo(ctx context.Context, img *madeImage, ref reference.N
 		return err
 	}
 	push := func(ctx context.Context, d ocispecs.Descriptor) error {
+		if err := early.await(ctx, d.Digest); err != nil {
+			return err
+		}
 		d.Annotations = MountSources(d, ref, img.from(d.Digest))
 		err := registry.Retry(ctx, func(ctx context.Context) error { return PushBlob(ctx, pusher, img.blobs, d) })
 		if err != nil {
@@ -58,7 +67,7 @@ func (e *imageStore) pushTo(ctx context.Context, img *madeImage, ref reference.N
 		}
 		return nil
 	}
-	if err := r.step("pushing layers", func() error { return g.eachData(ctx, push) }); err != nil {
+	if err := early.push(r, func() error { return g.eachData(ctx, push) }); err != nil {
 		return err
 	}
 	return r.step("pushing manifest for "+target.String(), func() error {

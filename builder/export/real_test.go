@@ -25,6 +25,7 @@ import (
 
 // stores are the stores of a daemon.
 type stores struct {
+	dir    string
 	trees  *tree.Store
 	blobs  *blob.Store
 	images *image.Store
@@ -43,7 +44,7 @@ func openStores(t *testing.T) *stores {
 			t.Fatal(err)
 		}
 	}
-	var s stores
+	s := stores{dir: dir}
 	var err error
 	s.blobs, err = blob.Open(filepath.Join(dir, "blobs"))
 	must(err)

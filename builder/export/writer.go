@@ -46,6 +46,7 @@ func (w *writer) write(ctx context.Context, in Input, o imageOptions, r Request)
 		return nil, err
 	}
 	img := &madeImage{blobs: newBlobs(w.blobs, w.trees, r.Provider)}
+	img.follow = r.follow
 	attestations := o.attestations(in)
 	index := in.Multi || len(attestations) > 0
 	if err := checkIndex(in, o, index, len(attestations) > 0); err != nil {

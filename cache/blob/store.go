@@ -130,17 +130,24 @@ func (s *Store) Ingest(ctx context.Context, desc ocispecs.Descriptor, r io.Reade
 // Write stores what fn writes if it returns nil and the bytes have the digest
 // desc.Digest, where desc has one. It leaves nothing behind otherwise.
 func (s *Store) Write(ctx context.Context, desc ocispecs.Descriptor, fn func(io.Writer) error) error {
-	_, err := s.write(ctx, desc, fn)
+	_, err := s.write(ctx, desc, nil, fn)
 	return err
 }
 
 // Create stores what fn writes, whatever digest that has, and describes it. The
 // descriptor has no media type.
 func (s *Store) Create(ctx context.Context, fn func(io.Writer) error) (ocispecs.Descriptor, error) {
-	return s.write(ctx, ocispecs.Descriptor{}, fn)
+	return s.write(ctx, ocispecs.Descriptor{}, nil, fn)
 }
 
-func (s *Store) write(ctx context.Context, desc ocispecs.Descriptor, fn func(io.Writer) error) (_ ocispecs.Descriptor, err error) {
+// CreateFollowed is Create for a blob that others read while fn writes it: follow
+// gets it before fn is called, and must not wait. It is not called if the file
+// cannot be opened for reading, too.
+func (s *Store) CreateFollowed(ctx context.Context, follow func(*Growing), fn func(io.Writer) error) (ocispecs.Descriptor, error) {
+	return s.write(ctx, ocispecs.Descriptor{}, follow, fn)
+}
+
+func (s *Store) write(ctx context.Context, desc ocispecs.Descriptor, follow func(*Growing), fn func(io.Writer) error) (_ ocispecs.Descriptor, err error) {
 	ref := "write-" + rand.Text()
 	w, err := s.Store.Writer(ctx, content.WithRef(ref), content.WithDescriptor(ocispecs.Descriptor{Digest: desc.Digest}))
 	if errdefs.IsAlreadyExists(err) {
@@ -162,6 +169,11 @@ func (s *Store) write(ctx context.Context, desc ocispecs.Descriptor, fn func(io.
 		}
 	}()
 	count := &counter{w: w}
+	if g := s.growing(ref, follow); g != nil {
+		count.growing = g
+		defer func() { g.end(err) }()
+		follow(g)
+	}
 	if err := fn(count); err != nil {
 		return desc, err
 	}
@@ -172,6 +184,10 @@ func (s *Store) write(ctx context.Context, desc ocispecs.Descriptor, fn func(io.
 	s.touch(got.Digest)
 	if desc.Digest != "" && got.Digest != desc.Digest {
 		return desc, fmt.Errorf("content has digest %s", got.Digest)
+	}
+	if count.growing != nil {
+		// Followers need not wait until the disk has it.
+		count.growing.complete(got)
 	}
 	if err := w.Commit(ctx, 0, got.Digest); err != nil {
 		if !errdefs.IsAlreadyExists(err) {
@@ -292,15 +308,33 @@ func (s *Store) removeUnused(ctx context.Context, d digest.Digest, cutoff time.T
 	return info.Size, nil
 }
 
+// growing opens what is written under ref for who follows it; nil for nobody. The
+// blob is made all the same if that fails.
+func (s *Store) growing(ref string, follow func(*Growing)) *Growing {
+	if follow == nil {
+		return nil
+	}
+	// This is where containerd's store has it.
+	f, err := os.Open(filepath.Join(s.dir, "ingest", digest.FromString(ref).Encoded(), "data"))
+	if err != nil {
+		return nil
+	}
+	return newGrowing(f)
+}
+
 // counter counts what is written.
 type counter struct {
-	w io.Writer
-	n int64
+	w       io.Writer
+	n       int64
+	growing *Growing // nil if nobody follows
 }
 
 func (c *counter) Write(p []byte) (int, error) {
 	n, err := c.w.Write(p)
 	c.n += int64(n)
+	if c.growing != nil {
+		c.growing.grow(n)
+	}
 	return n, err
 }
 

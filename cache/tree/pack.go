@@ -12,6 +12,7 @@ import (
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/buildd/buildd/cache"
+	"github.com/buildd/buildd/cache/blob"
 	"github.com/buildd/buildd/cache/flight"
 	"github.com/buildd/buildd/cache/layer"
 )
@@ -27,6 +28,10 @@ type BlobOptions struct {
 	// Lazy describes the blob that an image's layer came as even if it is not
 	// here, for who can do without its bytes, as a registry that has it.
 	Lazy bool
+	// Follow gets the blob when this very call begins to make it, and must not
+	// wait; nil for nobody. It is not called if the blob is here, or if somebody
+	// else makes it already; and it may be called after Blob has returned early.
+	Follow func(*blob.Growing)
 }
 
 type packKey struct {
@@ -135,7 +140,7 @@ func (s *Store) packOnce(ctx context.Context, r *layerRecord, info LayerInfo, o 
 		if b, ok := known(); ok {
 			return b, nil // by a flight that has just ended
 		}
-		b, err := s.pack(ctx, r, info, k)
+		b, err := s.pack(ctx, r, info, k, o.Follow)
 		if err == nil {
 			s.remember(r, b)
 		}
@@ -170,9 +175,9 @@ func (s *Store) remember(r *layerRecord, b packed) {
 }
 
 // pack makes a blob: tar, diff ID, compression, digest and file in one pass.
-func (s *Store) pack(ctx context.Context, r *layerRecord, info LayerInfo, k packOptions) (packed, error) {
+func (s *Store) pack(ctx context.Context, r *layerRecord, info LayerInfo, k packOptions, follow func(*blob.Growing)) (packed, error) {
 	b := packed{packOptions: k}
-	desc, err := s.cfg.Blobs.Create(ctx, func(w io.Writer) (err error) {
+	desc, err := s.cfg.Blobs.CreateFollowed(ctx, follow, func(w io.Writer) (err error) {
 		b.DiffID, err = s.compress(ctx, r, info, k, w)
 		return err
 	})

@@ -7,7 +7,7 @@
 // [Resolver] belongs to one client (its credentials) and one purpose (pull or
 // push); it is a containerd remotes.Resolver whose errors name the image and
 // what to do about it. [Hosts.Blob] opens a blob from the first of several
-// images that has it.
+// images that has it. An [Uploader] sends a blob that is still being made.
 //
 // Nothing that a registry sends is verified here; who stores it does that.
 package registry

@@ -23,7 +23,8 @@ type ResolverOptions struct {
 // Resolver reaches images with one client's credentials. It implements
 // remotes.Resolver. References may be familiar names, such as "alpine".
 type Resolver struct {
-	r remotes.Resolver
+	r     remotes.Resolver
+	hosts docker.RegistryHosts
 }
 
 var _ remotes.Resolver = (*Resolver)(nil)
@@ -31,10 +32,8 @@ var _ remotes.Resolver = (*Resolver)(nil)
 // Resolver returns a Resolver that asks c for credentials; a nil c is
 // anonymous.
 func (h *Hosts) Resolver(c session.Client, o ResolverOptions) *Resolver {
-	return &Resolver{docker.NewResolver(docker.ResolverOptions{
-		Hosts:   h.Registry(c, o.Insecure),
-		Tracker: o.Tracker,
-	})}
+	hosts := h.Registry(c, o.Insecure)
+	return &Resolver{docker.NewResolver(docker.ResolverOptions{Hosts: hosts, Tracker: o.Tracker}), hosts}
 }
 
 // Registry returns h as containerd's docker package wants it.
