@@ -108,7 +108,8 @@ func (g *Growing) Reach(ctx context.Context, n int64) error {
 }
 
 // End waits until the blob is complete and returns its descriptor, which has no
-// media type. The blob may not be in the store yet.
+// media type. The blob may not be in the store yet. When ctx has ended it tells
+// what is known now.
 func (g *Growing) End(ctx context.Context) (ocispecs.Descriptor, error) {
 	if _, err := g.await(ctx, math.MaxInt64, nil); !errors.Is(err, io.EOF) {
 		return ocispecs.Descriptor{}, err

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -16,6 +17,7 @@ import (
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/buildd/buildd/cache"
+	"github.com/buildd/buildd/cache/blob"
 	"github.com/buildd/buildd/cache/layer"
 )
 
@@ -76,6 +78,45 @@ func TestBlob(t *testing.T) {
 	}
 	if _, _, err := s.Blob(t.Context(), "../x", o, nil); !errors.Is(err, cache.ErrNotFound) {
 		t.Errorf("blob of an unknown layer: %v", err)
+	}
+}
+
+// Only who makes a blob can follow it, and only until it is made.
+func TestBlobIsFollowedByItsMaker(t *testing.T) {
+	s := open(t, config(t))
+	id := top(t, s, step(t, s, "", func(dir string) { write(t, dir+"/f", strings.Repeat("1", 1<<20)) })).ID
+	var follows atomic.Int32
+	var got ocispecs.Descriptor
+	o := BlobOptions{Compression: layer.Compression{Type: layer.Gzip, Level: layer.DefaultLevel}}
+	followed := o
+	joined := make(chan struct{})
+	var wg sync.WaitGroup
+	followed.Follow = func(g *blob.Growing) {
+		follows.Add(1)
+		// Somebody who comes meanwhile does not follow, and gets the same blob.
+		other := o
+		other.Follow = func(*blob.Growing) { t.Error("followed by who did not make it") }
+		wg.Go(func() {
+			close(joined)
+			if _, _, err := s.Blob(t.Context(), id, other, nil); err != nil {
+				t.Error(err)
+			}
+		})
+		<-joined
+		wg.Go(func() {
+			var err error
+			if got, err = g.End(t.Context()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	for range 2 { // the second time it is there
+		desc, _, err := s.Blob(t.Context(), id, followed, nil)
+		must(t, err)
+		wg.Wait()
+		if follows.Load() != 1 || got.Digest != desc.Digest || got.Size != desc.Size {
+			t.Errorf("followed %d times, to %v; the blob is %v", follows.Load(), got, desc)
+		}
 	}
 }
 

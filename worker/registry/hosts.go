@@ -6,6 +6,7 @@ import (
 	"path"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/buildd/buildd/worker/session"
 	"github.com/containerd/containerd/v2/core/remotes/docker"
@@ -34,8 +35,10 @@ type Hosts struct {
 	o      Options
 	tokens tokens
 
-	mu    sync.Mutex // guards known
+	mu    sync.Mutex // guards what follows
 	known map[hostKey][]docker.RegistryHost
+	// noStreams is until when a host gets no Upload.
+	noStreams map[string]time.Time
 }
 
 type hostKey struct {
@@ -46,7 +49,7 @@ type hostKey struct {
 // NewHosts returns the Hosts that o describes. A certificate that cannot be
 // read, or a mirror that is none, is an error here and not in some build.
 func NewHosts(o Options) (*Hosts, error) {
-	h := &Hosts{o: o, known: map[hostKey][]docker.RegistryHost{}}
+	h := &Hosts{o: o, known: map[hostKey][]docker.RegistryHost{}, noStreams: map[string]time.Time{}}
 	for host := range o.Registries {
 		if _, err := h.of(host, false); err != nil {
 			return nil, err
@@ -73,6 +76,18 @@ func (h *Hosts) of(host string, insecure bool) ([]docker.RegistryHost, error) {
 	h.known[key] = hosts
 	h.mu.Unlock()
 	return hosts, nil
+}
+
+func (h *Hosts) refuseStreams(host string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.noStreams[host] = time.Now().Add(noStreamsTime)
+}
+
+func (h *Hosts) refusesStreams(host string) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return time.Now().Before(h.noStreams[host])
 }
 
 func (h *Hosts) list(host string, insecure bool) ([]docker.RegistryHost, error) {

@@ -23,8 +23,9 @@ type ResolverOptions struct {
 // Resolver reaches images with one client's credentials. It implements
 // remotes.Resolver. References may be familiar names, such as "alpine".
 type Resolver struct {
-	r     remotes.Resolver
-	hosts docker.RegistryHosts
+	r        remotes.Resolver
+	h        *Hosts
+	registry docker.RegistryHosts
 }
 
 var _ remotes.Resolver = (*Resolver)(nil)
@@ -32,8 +33,8 @@ var _ remotes.Resolver = (*Resolver)(nil)
 // Resolver returns a Resolver that asks c for credentials; a nil c is
 // anonymous.
 func (h *Hosts) Resolver(c session.Client, o ResolverOptions) *Resolver {
-	hosts := h.Registry(c, o.Insecure)
-	return &Resolver{docker.NewResolver(docker.ResolverOptions{Hosts: hosts, Tracker: o.Tracker}), hosts}
+	registry := h.Registry(c, o.Insecure)
+	return &Resolver{docker.NewResolver(docker.ResolverOptions{Hosts: registry, Tracker: o.Tracker}), h, registry}
 }
 
 // Registry returns h as containerd's docker package wants it.

@@ -26,6 +26,7 @@ import (
 // nothing is tried twice, so whoever calls it must be ready to push the blob in
 // another way. containerd's pusher, which is that way, wants the digest first.
 type Uploader struct {
+	hosts  *Hosts
 	ref    reference.Spec
 	host   docker.RegistryHost
 	client *http.Client
@@ -35,14 +36,21 @@ type Uploader struct {
 type Growing interface {
 	// Open returns a reader from the beginning, which waits for bytes.
 	Open(ctx context.Context) (io.ReadCloser, error)
-	// End waits until all bytes are there and describes them.
+	// End waits until all bytes are there and describes them. When ctx has ended
+	// it does not wait.
 	End(ctx context.Context) (ocispecs.Descriptor, error)
 }
 
 var (
 	errElsewhere = errors.New("the registry wants the upload to go to another host")
 	errHasBlob   = errors.New("the registry has the blob")
+	errNoStreams = errors.New("the registry did not take an upload of unknown length")
+	errNotYet    = errors.New("the blob is still being made")
 )
+
+// noStreamsTime is for how long a registry that failed to take a stream gets no
+// other one: its layers would be sent twice with each push.
+const noStreamsTime = time.Hour
 
 // maxLocation is how long an upload's URL may be; some carry a state of theirs.
 const maxLocation = 16 << 10
@@ -51,7 +59,8 @@ const maxLocation = 16 << 10
 // for it.
 const cancelTime = 3 * time.Second
 
-// Uploader returns what uploads to the repository of ref.
+// Uploader returns what uploads to the repository of ref. It is an error if the
+// registry has lately shown that it does not take such uploads.
 func (r *Resolver) Uploader(ctx context.Context, ref string) (*Uploader, error) {
 	ref, err := Normalize(ref)
 	if err != nil {
@@ -61,7 +70,7 @@ func (r *Resolver) Uploader(ctx context.Context, ref string) (*Uploader, error) 
 	if err != nil {
 		return nil, fmt.Errorf("image reference %q: %w", ref, err)
 	}
-	hosts, err := r.hosts(spec.Hostname())
+	hosts, err := r.registry(spec.Hostname())
 	if err != nil {
 		return nil, explain(ctx, "push", ref, err)
 	}
@@ -69,10 +78,13 @@ func (r *Resolver) Uploader(ctx context.Context, ref string) (*Uploader, error) 
 		if !h.Capabilities.Has(docker.HostCapabilityPush) {
 			continue
 		}
+		if r.h.refusesStreams(h.Host) {
+			return nil, fmt.Errorf("push %s: %w", ref, errNoStreams)
+		}
 		c := *h.Client
 		// Where a redirect leads to is not known to be the registry.
 		c.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-		return &Uploader{ref: spec, host: h, client: &c}, nil
+		return &Uploader{hosts: r.h, ref: spec, host: h, client: &c}, nil
 	}
 	return nil, fmt.Errorf("push %s: %w: no host takes pushes", ref, errdefs.ErrNotFound)
 }
@@ -96,6 +108,11 @@ func (u *Uploader) Upload(ctx context.Context, b Growing) (err error) {
 	if err := want(resp, http.StatusAccepted); err != nil {
 		return err
 	}
+	defer func() {
+		if err != nil && ctx.Err() == nil && !errors.Is(err, errHasBlob) && !failed(ctx, b) {
+			u.hosts.refuseStreams(u.host.Host)
+		}
+	}()
 	at, err := location(resp)
 	if err != nil {
 		return err
@@ -116,6 +133,14 @@ func (u *Uploader) Upload(ctx context.Context, b Growing) (err error) {
 		at = next
 	}
 	return u.commit(ctx, at, b)
+}
+
+// failed tells whether b will never be complete.
+func failed(ctx context.Context, b Growing) bool {
+	now, cancel := context.WithCancelCause(ctx)
+	cancel(errNotYet) // do not wait
+	_, err := b.End(now)
+	return err != nil && !errors.Is(err, errNotYet)
 }
 
 // send sends the bytes of b to at. While the last ones are on their way it asks

@@ -158,7 +158,8 @@ var always = func() <-chan struct{} { c := make(chan struct{}); close(c); return
 
 func TestUploadWhileTheBlobGrows(t *testing.T) {
 	r := newUploads(t)
-	u := uploader(t, newHosts(t, Options{}), nil, addr(r.URL)+"/team/app:1")
+	h := newHosts(t, Options{})
+	u := uploader(t, h, nil, addr(r.URL)+"/team/app:1")
 	data := bytesOf(5 << 20)
 	// The second half is not made before the upload of the first has begun.
 	err := grow(t, data, r.began, nil, func(g *blob.Growing) error { return u.Upload(t.Context(), g) })
@@ -169,6 +170,7 @@ func TestUploadWhileTheBlobGrows(t *testing.T) {
 	if len(r.open) > 0 || r.count("DELETE") > 0 {
 		t.Errorf("uploads: %v, calls: %v", len(r.open), r.calls)
 	}
+	wantStreams(t, h, addr(r.URL), true)
 }
 
 func TestUploadToDebiansRegistry(t *testing.T) {
@@ -202,6 +204,16 @@ func TestUploadWithToken(t *testing.T) {
 	}
 }
 
+// wantStreams tells whether a host is still asked to take uploads: unless it has
+// failed to.
+func wantStreams(t *testing.T, h *Hosts, host string, want bool) {
+	t.Helper()
+	_, err := h.Resolver(nil, ResolverOptions{}).Uploader(t.Context(), host+"/x")
+	if want && err != nil || !want && !errors.Is(err, errNoStreams) {
+		t.Errorf("another upload: %v", err)
+	}
+}
+
 // refused is an upload that must fail, with all of what it began cancelled.
 func (u *uploads) refused(t *testing.T, h *Hosts, want string) {
 	t.Helper()
@@ -210,6 +222,7 @@ func (u *uploads) refused(t *testing.T, h *Hosts, want string) {
 	if err == nil || !strings.Contains(err.Error(), want) {
 		t.Errorf("got %v, want %q", err, want)
 	}
+	wantStreams(t, h, addr(u.URL), u.count("PATCH") == 0 && strings.Contains(err.Error(), "POST "))
 	if len(u.open) > 0 || len(u.blobs) > 0 {
 		t.Errorf("%d uploads are open, %d blobs; calls: %v", len(u.open), len(u.blobs), u.calls)
 	}
@@ -322,28 +335,33 @@ func TestUploadStopsForABlobThatIsThere(t *testing.T) {
 			return false
 		}
 	}
-	u := uploader(t, newHosts(t, Options{}), nil, addr(r.URL)+"/team/app")
+	h := newHosts(t, Options{})
+	u := uploader(t, h, nil, addr(r.URL)+"/team/app")
 	err := grow(t, data, always, nil, func(g *blob.Growing) error { return u.Upload(t.Context(), g) })
 	close(over)
 	if !errors.Is(err, errHasBlob) || r.count("DELETE") != 1 {
 		t.Errorf("got %v, calls %v", err, r.calls)
 	}
+	wantStreams(t, h, addr(r.URL), true)
 }
 
 func TestUploadOfABlobThatFails(t *testing.T) {
 	boom := errors.New("boom")
 	r := newUploads(t)
-	u := uploader(t, newHosts(t, Options{}), nil, addr(r.URL)+"/team/app")
+	h := newHosts(t, Options{})
+	u := uploader(t, h, nil, addr(r.URL)+"/team/app")
 	err := grow(t, bytesOf(4<<20), r.began, boom, func(g *blob.Growing) error { return u.Upload(t.Context(), g) })
 	if !errors.Is(err, boom) || len(r.open) > 0 || len(r.blobs) > 0 || r.count("PUT") > 0 {
 		t.Errorf("got %v, %d uploads are open, calls %v", err, len(r.open), r.calls)
 	}
+	wantStreams(t, h, addr(r.URL), true)
 }
 
 func TestUploadIsCancelled(t *testing.T) {
 	stop := errors.New("stop")
 	r := newUploads(t)
-	u := uploader(t, newHosts(t, Options{}), nil, addr(r.URL)+"/team/app")
+	h := newHosts(t, Options{})
+	u := uploader(t, h, nil, addr(r.URL)+"/team/app")
 	ctx, cancel := context.WithCancelCause(t.Context())
 	ended := make(chan struct{})
 	err := grow(t, bytesOf(4<<20), ended, nil, func(g *blob.Growing) error {
@@ -357,6 +375,7 @@ func TestUploadIsCancelled(t *testing.T) {
 	if err == nil || len(r.open) > 0 || r.count("DELETE") != 1 {
 		t.Errorf("got %v, %d uploads are open, calls %v", err, len(r.open), r.calls)
 	}
+	wantStreams(t, h, addr(r.URL), true)
 }
 
 // What a registry says of the blob in the end is compared with what it was sent.
