@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 
 	control "github.com/moby/buildkit/api/services/control"
 	"github.com/moby/buildkit/client"
+	"github.com/moby/buildkit/session/grpchijack"
 	"github.com/spf13/pflag"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -60,6 +62,15 @@ type Conn struct {
 // GRPC returns the connection for services that BuildKit's client does not know.
 func (c *Conn) GRPC() grpc.ClientConnInterface { return c.cc }
 
+// session opens the connection that a session is served on.
+func (c *Conn) session(ctx context.Context, proto string, meta map[string][]string) (net.Conn, error) {
+	conn, err := grpchijack.Dialer(c.ControlClient())(ctx, proto, meta)
+	if err != nil {
+		return nil, err
+	}
+	return newGatherConn(conn), nil
+}
+
 // Close ends the connection, and with it a daemon that was started for it, for
 // whose end it waits.
 func (c *Conn) Close() error {
@@ -106,6 +117,7 @@ func (o Options) dial(ctx context.Context, addr string) (*Conn, error) {
 			once.Do(func() { conn.cc = cc })
 			return call(ctx, method, req, reply, cc, o...)
 		})))
+	opts = append(opts, client.WithSessionDialer(conn.session))
 	if o.Timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, time.Duration(o.Timeout)*time.Second)

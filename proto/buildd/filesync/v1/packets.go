@@ -10,8 +10,9 @@ import (
 )
 
 const (
-	// batchSize is how many bytes are gathered while a message is on its way.
-	batchSize = 256 << 10
+	// batchSize is how many bytes are gathered while a message is on its way: so
+	// many and their header fit the buffer of 256 KiB that gRPC takes for it.
+	batchSize = 240 << 10
 	// maxPacket bounds one packet: a chunk of a file, or the list entry of one.
 	maxPacket = 512 << 10
 )
@@ -49,7 +50,8 @@ func (w *Writer) run() {
 			return
 		}
 		data := w.buf
-		w.buf = nil // gRPC may look at a message after it was sent
+		// Not the same memory, as gRPC may look at a message after it was sent.
+		w.buf = make([]byte, 0, min(len(data)*2, batchSize))
 		w.mu.Unlock()
 		w.change.Broadcast()
 		err := w.send(&Packets{Data: data})
@@ -72,7 +74,7 @@ func (w *Writer) Write(p *types.Packet) error {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for len(w.buf) >= batchSize && w.err == nil {
+	for len(w.buf) > 0 && len(w.buf)+size+binary.MaxVarintLen32 > batchSize && w.err == nil {
 		w.change.Wait()
 	}
 	if w.err != nil {
