@@ -76,8 +76,7 @@ func setTime(fd int, path string, e digest.Entry) error {
 	}
 	times := []unix.Timespec{ts, ts}
 	if fd >= 0 {
-		path = fmt.Sprintf("/proc/self/fd/%d", fd)
-		err = unix.UtimesNanoAt(unix.AT_FDCWD, path, times, 0)
+		err = unix.UtimesNanoAt(fd, "", times, unix.AT_EMPTY_PATH)
 	} else {
 		err = unix.UtimesNanoAt(unix.AT_FDCWD, path, times, unix.AT_SYMLINK_NOFOLLOW)
 	}

@@ -3,6 +3,7 @@ package local
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"hash"
 	"os"
@@ -14,6 +15,7 @@ import (
 	"github.com/buildd/buildd/cache/digest"
 	"github.com/buildd/buildd/cache/tree"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 )
 
 // chunksAhead bounds what is received but not written yet, per worker, in
@@ -40,7 +42,7 @@ type received struct {
 	id    uint32
 	entry digest.Entry // with Hash and Size as they came, when it is done
 
-	f    *os.File
+	fd   int // where h is set
 	h    hash.Hash
 	size int64
 }
@@ -61,17 +63,13 @@ func (s *stage) start(ctx context.Context, fail func(error), g *errgroup.Group) 
 		ch := make(chan chunk, chunksAhead)
 		s.workers = append(s.workers, ch)
 		g.Go(func() error {
-			open := map[*received]struct{}{}
-			defer func() {
-				for r := range open {
-					r.f.Close()
-				}
-			}()
+			w := &writer{s: s, open: map[*received]struct{}{}, dirFD: -1}
+			defer w.end()
 			for c := range ch {
 				if ctx.Err() != nil {
 					continue // until the receiver notices
 				}
-				if err := s.write(ctx, c, open); err != nil {
+				if err := w.write(ctx, c); err != nil {
 					fail(err)
 				}
 			}
@@ -111,39 +109,91 @@ func (s *stage) data(ctx context.Context, id uint32, data []byte) (end bool, err
 	}
 }
 
-func (s *stage) write(ctx context.Context, c chunk, open map[*received]struct{}) error {
-	r := c.r
-	if r.f == nil {
-		if err := s.create(ctx, r); err != nil {
-			return err
-		}
-		open[r] = struct{}{}
-	}
-	if len(c.data) > 0 {
-		r.h.Write(c.data)
-		n, err := r.f.Write(c.data)
-		r.size += int64(n)
-		if err != nil {
-			return fmt.Errorf("write %q: %w", r.entry.Path, err)
-		}
-		return nil
-	}
-	delete(open, r)
-	return s.close(r)
+// writer is a worker of a stage.
+type writer struct {
+	s    *stage
+	open map[*received]struct{}
+
+	dir   string // the directory that is open
+	dirFD int    // -1 if none is
 }
 
-func (s *stage) create(ctx context.Context, r *received) error {
-	d, err := s.dir(ctx)
+func (w *writer) end() {
+	for r := range w.open {
+		unix.Close(r.fd)
+	}
+	if w.dirFD >= 0 {
+		unix.Close(w.dirFD)
+	}
+}
+
+func (w *writer) write(ctx context.Context, c chunk) error {
+	r := c.r
+	var err error
+	if r.h == nil {
+		err = w.create(ctx, r)
+	}
+	if err == nil && len(c.data) > 0 {
+		err = r.add(c.data)
+	} else if err == nil {
+		delete(w.open, r)
+		err = w.s.close(r)
+	}
+	if err != nil {
+		return fmt.Errorf("write %q: %w", r.entry.Path, err)
+	}
+	return nil
+}
+
+func (w *writer) create(ctx context.Context, r *received) error {
+	d, err := w.s.dir(ctx)
 	if err != nil {
 		return err
 	}
-	if err := s.mkdir(d, path.Dir(r.entry.Path)); err != nil {
-		return fmt.Errorf("write %q: %w", r.entry.Path, err)
+	dir, name := path.Split(r.entry.Path)
+	if err := w.enter(d, path.Clean(dir)); err != nil {
+		return err
 	}
-	if r.f, err = os.OpenFile(filepath.Join(d.Dir, r.entry.Path), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600); err != nil {
-		return fmt.Errorf("write %q: %w", r.entry.Path, err)
+	if r.fd, err = unix.Openat(w.dirFD, name, unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600); err != nil {
+		return err
 	}
 	r.h = sha256.New()
+	w.open[r] = struct{}{}
+	return nil
+}
+
+// enter makes dir, unless it is there, and opens it.
+func (w *writer) enter(d *tree.Draft, dir string) error {
+	if w.dirFD >= 0 && w.dir == dir {
+		return nil
+	}
+	if err := w.s.mkdir(d, dir); err != nil {
+		return err
+	}
+	fd, err := unix.Open(filepath.Join(d.Dir, dir), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	if w.dirFD >= 0 {
+		unix.Close(w.dirFD)
+	}
+	w.dir, w.dirFD = dir, fd
+	return nil
+}
+
+func (r *received) add(data []byte) error {
+	r.h.Write(data)
+	for len(data) > 0 {
+		n, err := unix.Write(r.fd, data)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		r.size += int64(n)
+		data = data[n:]
+	}
 	return nil
 }
 
@@ -172,17 +222,18 @@ func (s *stage) mkdirLocked(d *tree.Draft, dir string) error {
 
 // close finishes a file: its owner, mode and time are set before anybody sees
 // it.
-func (s *stage) close(r *received) error {
-	defer r.f.Close()
+func (s *stage) close(r *received) (err error) {
+	defer func() {
+		if cerr := unix.Close(r.fd); err == nil {
+			err = cerr
+		}
+	}()
 	if r.size == 0 && r.entry.Size > 0 {
-		return fmt.Errorf("the client could not read %q: check its permissions, or exclude it in .dockerignore", r.entry.Path)
+		return errors.New("the client could not read it: check its permissions, or exclude it in .dockerignore")
 	}
 	r.entry.Size = r.size // the file may have grown since it was listed
 	r.h.Sum(r.entry.Hash[:0])
-	if err := setAttrs(s.c, int(r.f.Fd()), "", r.entry); err != nil {
-		return fmt.Errorf("write %q: %w", r.entry.Path, err)
-	}
-	return r.f.Close()
+	return setAttrs(s.c, r.fd, "", r.entry)
 }
 
 // dir makes the draft when the first file comes.

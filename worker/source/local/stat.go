@@ -16,6 +16,12 @@ import (
 // client can send one of that name in such a transfer.
 const metadataName = ".fsutil-metadata"
 
+// setBits are the bits beside permissions.
+var setBits = [...]struct {
+	mode fs.FileMode
+	unix uint32
+}{{fs.ModeSetuid, unix.S_ISUID}, {fs.ModeSetgid, unix.S_ISGID}, {fs.ModeSticky, unix.S_ISVTX}}
+
 // entryOf reads what a client says of a file, whose path is known to be in
 // order. Regular files have no Hash yet.
 func entryOf(st *types.Stat) (digest.Entry, error) {
@@ -25,9 +31,9 @@ func entryOf(st *types.Stat) (digest.Entry, error) {
 	}
 	m := fs.FileMode(st.Mode)
 	e.Mode = uint32(m.Perm())
-	for bit, to := range map[fs.FileMode]uint32{fs.ModeSetuid: unix.S_ISUID, fs.ModeSetgid: unix.S_ISGID, fs.ModeSticky: unix.S_ISVTX} {
-		if m&bit != 0 {
-			e.Mode |= to
+	for _, b := range setBits {
+		if m&b.mode != 0 {
+			e.Mode |= b.unix
 		}
 	}
 	switch m.Type() {
