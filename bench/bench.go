@@ -147,6 +147,11 @@ func (b *bench) workload(ctx context.Context, w, before *workload) (row, error) 
 			return r, err
 		}
 	}
+	if w.group == "" {
+		if err := b.makeRoom(); err != nil {
+			return r, err
+		}
+	}
 	keep := w.group != "" && before != nil && before.group == w.group
 	for _, e := range b.engines {
 		if why := w.without[e.name()]; why != "" {
@@ -161,7 +166,7 @@ func (b *bench) workload(ctx context.Context, w, before *workload) (row, error) 
 	}
 	for n := range rounds {
 		for _, e := range b.engines {
-			if r.why[e.name()] != "" {
+			if r.why[e.name()] != "" || !b.takesPart(e, n) {
 				continue
 			}
 			s, err := b.round(ctx, w, e, n, &r)
@@ -186,8 +191,13 @@ func (b *bench) workload(ctx context.Context, w, before *workload) (row, error) 
 	return r, nil
 }
 
+// takesPart tells whether an engine is in round n.
+func (b *bench) takesPart(e engine, n int) bool {
+	return e.name() != "buildah" || b.o.buildah == 0 || n > 0 && n <= b.o.buildah
+}
+
 // setAside gives a path another name, free for what begins anew. It stays until
-// the run ends: ext4 does not use an inode again for minutes after its file was
+// makeRoom: ext4 does not use an inode again for minutes after its file was
 // removed, but looks at each of them for every new file, so that after a state
 // directory of many files was removed nothing else would be measured.
 func setAside(path string) error {
@@ -203,6 +213,23 @@ func setAside(path string) error {
 			return err
 		}
 	}
+}
+
+// makeRoom removes what was set aside: before workloads that make few files or
+// whose rounds begin with many seconds of other work.
+func (b *bench) makeRoom() error {
+	for _, pattern := range []string{"*/state.*", "floor.*"} {
+		old, err := filepath.Glob(filepath.Join(b.dir, pattern))
+		if err != nil {
+			return err
+		}
+		for _, path := range old {
+			if err := os.RemoveAll(path); err != nil {
+				return fmt.Errorf("make room: %w", err)
+			}
+		}
+	}
+	return nil
 }
 
 // forget lets the kernel drop what it holds of the files below a directory, as

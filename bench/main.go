@@ -20,6 +20,7 @@ import (
 
 type options struct {
 	rounds  int
+	buildah int // rounds of it
 	engines string
 	buildd  string
 	keep    bool
@@ -32,6 +33,7 @@ type options struct {
 func main() {
 	var o options
 	flag.IntVar(&o.rounds, "rounds", 5, "measured rounds, after one to warm up")
+	flag.IntVar(&o.buildah, "buildah-rounds", 0, "measured rounds of buildah, which takes most of the time, without one to warm up; 0 is as many as the others")
 	flag.StringVar(&o.engines, "engines", "buildd,buildkit,buildah", "what to measure, in the order of each round; buildd-stock is buildd with BuildKit's buildctl")
 	flag.StringVar(&o.buildd, "buildd", "", "another `program` to measure as buildd")
 	flag.BoolVar(&o.keep, "keep", false, "keep the work directory and say where it is")
