@@ -237,22 +237,20 @@ func (b *bench) makeRoom() error {
 // slow at first, and every round would use more of it.
 func forget(dir string) error {
 	unix.Sync() // what is not on the disk stays
-	return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || !d.Type().IsRegular() {
-			return err
-		}
-		f, err := os.Open(path)
-		if err != nil {
-			return err
-		}
-		defer f.Close()
-		return unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED)
-	})
+	return eachFile(dir, func(f *os.File) error { return unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED) })
 }
 
 // readAll reads every file below a directory: what is given to a build has
 // mostly just been written, so it is not the disk that is measured.
 func readAll(dir string) error {
+	return eachFile(dir, func(f *os.File) error {
+		_, err := io.Copy(io.Discard, f)
+		return err
+	})
+}
+
+// eachFile calls fn for every regular file below dir.
+func eachFile(dir string, fn func(f *os.File) error) error {
 	return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || !d.Type().IsRegular() {
 			return err
@@ -262,8 +260,7 @@ func readAll(dir string) error {
 			return err
 		}
 		defer f.Close()
-		_, err = io.Copy(io.Discard, f)
-		return err
+		return fn(f)
 	})
 }
 
