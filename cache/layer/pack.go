@@ -4,9 +4,9 @@ import (
 	"archive/tar"
 	"bufio"
 	"context"
-	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"os"
 	"strings"
 	"time"
@@ -48,8 +48,9 @@ func Pack(ctx context.Context, l digest.Layer, w io.Writer, o PackOptions) error
 		return fmt.Errorf("pack layer: %w", &os.PathError{Op: "open", Path: l.Dir, Err: err})
 	}
 	bw := bufio.NewWriterSize(w, 256<<10)
-	p := &packer{ctx: ctx, o: o, root: root, dirFD: -1, tw: tar.NewWriter(bw), buf: make([]byte, copyBuffer)}
-	defer p.close()
+	defer unix.Close(root)
+	p := &packer{ctx: ctx, o: o, tw: tar.NewWriter(bw), files: readAhead(ctx, root, filled(l.Index))}
+	defer p.files.close()
 	for e := range l.Index.All() {
 		if err := p.entry(e); err != nil {
 			return fmt.Errorf("pack layer: %s: %w", quote(e.Path), err)
@@ -64,22 +65,22 @@ func Pack(ctx context.Context, l digest.Layer, w io.Writer, o PackOptions) error
 	return nil
 }
 
-type packer struct {
-	ctx  context.Context
-	o    PackOptions
-	root int
-	tw   *tar.Writer
-	buf  []byte
-
-	dir   string // the directory that is open
-	dirFD int    // -1 if none is
+// filled lists the files that have bytes of their own.
+func filled(x *digest.Index) iter.Seq[digest.Entry] {
+	return func(yield func(digest.Entry) bool) {
+		for e := range x.All() {
+			if e.IsRegular() && e.Hardlink == "" && e.Size > 0 && !yield(e) {
+				return
+			}
+		}
+	}
 }
 
-func (p *packer) close() {
-	if p.dirFD >= 0 {
-		unix.Close(p.dirFD)
-	}
-	unix.Close(p.root)
+type packer struct {
+	ctx   context.Context
+	o     PackOptions
+	tw    *tar.Writer
+	files *ahead
 }
 
 func (p *packer) entry(e digest.Entry) error {
@@ -108,7 +109,7 @@ func (p *packer) entry(e digest.Entry) error {
 		return p.marker(join(e.Path, whiteoutOpaque))
 	}
 	if hdr.Typeflag == tar.TypeReg && e.Size > 0 {
-		return p.data(dir, base, e.Size)
+		return p.files.copy(p.tw, e)
 	}
 	return nil
 }
@@ -178,61 +179,4 @@ func (p *packer) header(e digest.Entry) (*tar.Header, error) {
 		return nil, fmt.Errorf("mode %#o has no type that a tar knows", e.Mode)
 	}
 	return hdr, nil
-}
-
-var errChanged = errors.New("is not the file that was indexed")
-
-// data writes a regular file's bytes.
-func (p *packer) data(dir, base string, size int64) error {
-	fd, err := p.open(dir, base)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
-		return err
-	}
-	if st.Mode&unix.S_IFMT != unix.S_IFREG || st.Size != size {
-		return errChanged
-	}
-	for size > 0 {
-		if err := p.ctx.Err(); err != nil {
-			return err
-		}
-		n, err := unix.Read(fd, p.buf[:min(int64(len(p.buf)), size)])
-		if err == unix.EINTR {
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		if n == 0 {
-			return errChanged
-		}
-		if _, err := p.tw.Write(p.buf[:n]); err != nil {
-			return err
-		}
-		size -= int64(n)
-	}
-	return nil
-}
-
-func (p *packer) open(dir, base string) (int, error) {
-	if p.dirFD < 0 || p.dir != dir {
-		if p.dirFD >= 0 {
-			unix.Close(p.dirFD)
-		}
-		fd, err := openBeneath(p.root, dir, unix.O_PATH|unix.O_DIRECTORY)
-		if err != nil {
-			p.dirFD = -1
-			return -1, fmt.Errorf("open directory: %w", err)
-		}
-		p.dir, p.dirFD = dir, fd
-	}
-	fd, err := openBeneath(p.dirFD, base, unix.O_RDONLY|unix.O_NONBLOCK)
-	if err != nil {
-		return -1, fmt.Errorf("open: %w", err)
-	}
-	return fd, nil
 }

@@ -25,64 +25,28 @@ func Send(ctx context.Context, l digest.Layer, w io.Writer, bases ...digest.Laye
 	if err != nil {
 		return fmt.Errorf("send layer: %w", &os.PathError{Op: "open", Path: l.Dir, Err: err})
 	}
+	defer unix.Close(root)
 	bw := bufio.NewWriterSize(w, 256<<10)
-	s := &sender{w: bw, packer: &packer{ctx: ctx, root: root, dirFD: -1, buf: make([]byte, copyBuffer)}}
-	defer s.close()
 	if _, err := l.Index.WriteTo(bw); err != nil {
 		return fmt.Errorf("send layer: %w", err)
 	}
 	known := knownFiles(l.Index, bases)
-	for e := range l.Index.All() {
-		if _, ok := known[idOf(e)]; ok || !e.IsRegular() || e.Hardlink != "" || e.Size == 0 {
-			continue
+	wanted := func(yield func(digest.Entry) bool) {
+		for e := range filled(l.Index) {
+			if _, ok := known[idOf(e)]; !ok && !yield(e) {
+				return
+			}
 		}
-		if err := s.file(e); err != nil {
+	}
+	files := readAhead(ctx, root, wanted)
+	defer files.close()
+	for e := range wanted {
+		if err := files.copy(bw, e); err != nil {
 			return fmt.Errorf("send layer: %s: %w", quote(e.Path), err)
 		}
 	}
 	if err := bw.Flush(); err != nil {
 		return fmt.Errorf("send layer: %w", err)
-	}
-	return nil
-}
-
-type sender struct {
-	*packer
-	w io.Writer
-}
-
-func (s *sender) file(e digest.Entry) error {
-	dir, base := split(e.Path)
-	fd, err := s.open(dir, base)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
-		return err
-	}
-	if st.Mode&unix.S_IFMT != unix.S_IFREG || st.Size != e.Size {
-		return errChanged
-	}
-	for left := e.Size; left > 0; {
-		if s.ctx.Err() != nil {
-			return context.Cause(s.ctx)
-		}
-		n, err := unix.Read(fd, s.buf[:min(int64(len(s.buf)), left)])
-		if err == unix.EINTR {
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		if n == 0 {
-			return errChanged
-		}
-		if _, err := s.w.Write(s.buf[:n]); err != nil {
-			return err
-		}
-		left -= int64(n)
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"runtime"
 	"runtime/debug"
 	"sync"
 	"time"
@@ -25,11 +26,17 @@ func (m *idleMemory) ended() {
 	defer m.mu.Unlock()
 	if m.timers == nil {
 		for _, d := range idlePauses {
-			m.timers = append(m.timers, time.AfterFunc(d, debug.FreeOSMemory))
+			m.timers = append(m.timers, time.AfterFunc(d, giveBack))
 		}
 		return
 	}
 	for i, t := range m.timers {
 		t.Reset(idlePauses[i])
 	}
+}
+
+// giveBack collects twice: what is in a pool outlives the first collection.
+func giveBack() {
+	runtime.GC()
+	debug.FreeOSMemory()
 }
