@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/buildd/buildd/builder"
+	filesyncv1 "github.com/buildd/buildd/proto/buildd/filesync/v1"
 	"github.com/buildd/buildd/worker/session"
 	control "github.com/moby/buildkit/api/services/control"
 	types "github.com/moby/buildkit/api/types"
@@ -52,7 +53,10 @@ type Server struct {
 func New(c Config) *Server { return &Server{Config: c} }
 
 // Register serves the API on srv.
-func (s *Server) Register(srv grpc.ServiceRegistrar) { control.RegisterControlServer(srv, s) }
+func (s *Server) Register(srv grpc.ServiceRegistrar) {
+	control.RegisterControlServer(srv, s)
+	filesyncv1.RegisterLenderServer(srv, &lender{sessions: s.Sessions})
+}
 
 // Solve implements control.ControlServer.
 func (s *Server) Solve(ctx context.Context, req *control.SolveRequest) (*control.SolveResponse, error) {

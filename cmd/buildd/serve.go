@@ -42,6 +42,8 @@ const (
 	// What a client may send ahead of being read: enough to stream a build context
 	// through, and fixed, since gRPC would find out by a ping with each message.
 	streamWindow, connWindow = 1 << 20, 2 << 20
+	// socketBuffer is how much is read from or written to a connection at once.
+	socketBuffer = 128 << 10
 	// stopTimeout bounds how long calls may go on after the daemon was asked to
 	// end.
 	stopTimeout = 10 * time.Second
@@ -81,6 +83,7 @@ func newServer(log *slog.Logger, t config.TLS, more ...grpc.ServerOption) (*serv
 	s.Server = grpc.NewServer(append([]grpc.ServerOption{
 		grpc.Creds(creds), grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage),
 		grpc.InitialWindowSize(streamWindow), grpc.InitialConnWindowSize(connWindow),
+		grpc.ReadBufferSize(socketBuffer), grpc.WriteBufferSize(socketBuffer),
 		grpc.ChainUnaryInterceptor(metrics.UnaryServerInterceptor(), logging.UnaryServerInterceptor(calls, levels, finish),
 			grpcerrors.UnaryServerInterceptor, recovery.UnaryServerInterceptor(panics)),
 		grpc.ChainStreamInterceptor(metrics.StreamServerInterceptor(), logging.StreamServerInterceptor(calls, levels, finish),

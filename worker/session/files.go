@@ -6,13 +6,17 @@ import (
 	"fmt"
 	"io"
 	"net/url"
+	"strconv"
 
+	filesyncv1 "github.com/buildd/buildd/proto/buildd/filesync/v1"
+	"github.com/buildd/buildd/proto/gather"
 	bksession "github.com/moby/buildkit/session"
 	"github.com/moby/buildkit/session/filesync"
 	"github.com/moby/buildkit/session/upload"
 	"github.com/moby/buildkit/util/grpcerrors"
 	"github.com/tonistiigi/fsutil"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 )
 
 // UploadHost is the host of URLs that name what a client uploads, such as a tar
@@ -44,25 +48,11 @@ func Upload(ctx context.Context, c Client, u *url.URL, w io.Writer) (int64, erro
 	}
 }
 
-// ReceiveDir makes o.DestDir what a client's directory o.Name is. A directory
-// that the client does not give out is ErrNotFound.
-func ReceiveDir(ctx context.Context, caller bksession.Caller, o filesync.FSSendRequestOpt) error {
-	err := filesync.FSSync(ctx, caller, o)
-	if err == nil {
-		return nil
-	}
-	if ctx.Err() != nil {
-		return fmt.Errorf("receive local directory %q: %w", o.Name, context.Cause(ctx))
-	}
-	if code := grpcerrors.Code(err); code == codes.NotFound || code == codes.Unimplemented || !offersDirs(caller) {
-		return fmt.Errorf("local directory %q %w: pass --local %s=DIR (%w)", o.Name, ErrNotFound, o.Name, err)
-	}
-	return fmt.Errorf("receive local directory %q: %w", o.Name, err)
-}
-
-func offersDirs(caller bksession.Caller) bool {
-	return caller.Supports(bksession.MethodURL(filesync.FileSync_ServiceDesc.ServiceName, "diffcopy"))
-}
+// Metadata of a call to an exporter's output, as in BuildKit's session/filesync.
+const (
+	exporterKey        = "buildkit-attachable-exporter-id"
+	exporterMetaPrefix = "exporter-md-"
+)
 
 // SendDir sends files to the directory that the client named for its exporter
 // number id. progress gets the bytes sent so far and whether that is all; it
@@ -86,7 +76,7 @@ func SendFile(ctx context.Context, caller bksession.Caller, id int, meta map[str
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel() // breaks the stream unless it was closed
-	w, err := filesync.CopyFileWriter(ctx, meta, id, caller)
+	w, err := openOutput(ctx, caller, id, meta)
 	if err != nil {
 		return fmt.Errorf("open client's output: %w", cause(ctx, err))
 	}
@@ -95,6 +85,66 @@ func SendFile(ctx context.Context, caller bksession.Caller, id int, meta map[str
 	}
 	if err := w.Close(); err != nil {
 		return fmt.Errorf("finish client's output: %w", cause(ctx, err))
+	}
+	return nil
+}
+
+// openOutput opens the output of an exporter. It is whole when Close returns nil,
+// and broken if ctx ends before.
+func openOutput(ctx context.Context, caller bksession.Caller, id int, meta map[string]string) (io.WriteCloser, error) {
+	md := metadata.Pairs(exporterKey, strconv.Itoa(id))
+	for k, v := range meta {
+		md.Append(exporterMetaPrefix+k, v)
+	}
+	c, done, err := call(ctx, caller, filesync.FileSend_DiffCopy_FullMethodName, md)
+	if errors.Is(err, errNothingLent) {
+		return filesync.CopyFileWriter(ctx, meta, id, caller)
+	}
+	if err != nil {
+		return nil, err
+	}
+	o := &output{call: c, done: done, ended: make(chan error, 1)}
+	o.Writer = gather.NewWriter(o.send)
+	go func() { // ends with the call
+		_, err := c.Recv()
+		if err == nil {
+			err = errors.New("the client sends what it should receive")
+		}
+		o.ended <- err
+	}()
+	context.AfterFunc(ctx, func() { _ = o.Writer.Close() })
+	return o, nil
+}
+
+// output is a client's output over a stream that it lends.
+type output struct {
+	*gather.Writer
+	call  *filesyncv1.Call
+	done  func()
+	ended chan error // how the call did; io.EOF if well
+}
+
+// send fails early if the client has.
+func (o *output) send(data []byte) error {
+	select {
+	case err := <-o.ended:
+		o.ended <- err
+		return fmt.Errorf("client's output ended early: %w", err)
+	default:
+		return o.call.Send(data)
+	}
+}
+
+func (o *output) Close() error {
+	defer o.done()
+	if err := o.Writer.Close(); err != nil {
+		return err
+	}
+	if err := o.call.CloseSend(); err != nil {
+		return err
+	}
+	if err := <-o.ended; !errors.Is(err, io.EOF) {
+		return err
 	}
 	return nil
 }

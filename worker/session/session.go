@@ -33,7 +33,8 @@ type ByID interface {
 
 // Manager holds the sessions that are connected.
 type Manager struct {
-	m *bksession.Manager
+	m       *bksession.Manager
+	lenders lenders
 }
 
 // NewManager returns a Manager without sessions.
@@ -42,7 +43,7 @@ func NewManager() (*Manager, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make session manager: %w", err)
 	}
-	return &Manager{m: m}, nil
+	return &Manager{m: m, lenders: lenders{by: map[string]*lender{}}}, nil
 }
 
 // HandleConn serves one session over conn until either side ends it. meta is
@@ -59,7 +60,7 @@ func (m *Manager) Get(ctx context.Context, id string) (bksession.Caller, error) 
 	if err != nil {
 		return nil, fmt.Errorf("%w: session %q did not connect within %s: %w", ErrNoSession, id, connectTimeout, err)
 	}
-	return c, nil
+	return &lendingCaller{Caller: c, id: id, lenders: &m.lenders}, nil
 }
 
 // SharedKey returns what a client calls the directory that it builds, so that the

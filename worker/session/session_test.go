@@ -223,23 +223,6 @@ func TestSend(t *testing.T) {
 	}
 }
 
-func TestReceiveDir(t *testing.T) {
-	from, to := t.TempDir(), t.TempDir()
-	must(t, os.WriteFile(filepath.Join(from, "a"), []byte("content"), 0o644))
-	files, err := fsutil.NewFS(from)
-	must(t, err)
-	c := sessiontest.Client(t, filesync.NewFSSyncProvider(filesync.StaticDirSource{"x": files}))
-	caller, err := session.Pick(t.Context(), c, "", nil)
-	must(t, err)
-	must(t, session.ReceiveDir(t.Context(), caller, filesync.FSSendRequestOpt{Name: "x", DestDir: to}))
-	if b, err := os.ReadFile(filepath.Join(to, "a")); err != nil || string(b) != "content" {
-		t.Errorf("%q, %v", b, err)
-	}
-	if err := session.ReceiveDir(t.Context(), caller, filesync.FSSendRequestOpt{Name: "y", DestDir: to}); !errors.Is(err, session.ErrNotFound) {
-		t.Errorf("%v", err)
-	}
-}
-
 func newManager(t *testing.T) *session.Manager {
 	t.Helper()
 	m, err := session.NewManager()

@@ -80,5 +80,5 @@ func (f *flags) build(ctx context.Context, connection *connect.Options, args []s
 		return err
 	}
 	defer func() { err = errors.Join(err, conn.Close()) }()
-	return r.run(ctx, conn.Client)
+	return r.run(ctx, conn)
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	filesyncv1 "github.com/buildd/buildd/proto/buildd/filesync/v1"
+	"github.com/moby/buildkit/client"
 	bksession "github.com/moby/buildkit/session"
 	"github.com/moby/buildkit/session/filesync"
 	"github.com/tonistiigi/fsutil"
@@ -33,6 +34,17 @@ func newFileSync(dirs map[string]fsutil.FS) (*fileSync, error) {
 		return nil, errors.New("the provider of local directories is no server")
 	}
 	return &fileSync{files: files}, nil
+}
+
+// outputs serves those outputs that are one file.
+func outputs(exports []client.ExportEntry) filesync.FileSendServer {
+	t := filesync.NewFSSyncTarget()
+	for i, e := range exports {
+		if e.Output != nil {
+			t.Add(filesync.WithFSSync(i, e.Output))
+		}
+	}
+	return t
 }
 
 // rootOwns leaves owners out, which mean nothing on another machine.

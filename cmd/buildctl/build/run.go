@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"os"
 
+	"github.com/buildd/buildd/cmd/buildctl/connect"
 	"github.com/buildd/buildd/cmd/buildctl/progress"
+	filesyncv1 "github.com/buildd/buildd/proto/buildd/filesync/v1"
 	"github.com/moby/buildkit/client"
 	gwclient "github.com/moby/buildkit/frontend/gateway/client"
 	"github.com/moby/buildkit/util/progress/progresswriter"
@@ -15,7 +17,7 @@ import (
 
 // run runs the request on a daemon, shows how it goes, and writes down what came
 // of it.
-func (r *request) run(ctx context.Context, c *client.Client) (err error) {
+func (r *request) run(ctx context.Context, c *connect.Conn) (err error) {
 	trace, err := r.openTrace()
 	if err != nil {
 		return err
@@ -29,13 +31,16 @@ func (r *request) run(ctx context.Context, c *client.Client) (err error) {
 			l.SetLogger(display.Send)
 		}
 	}
+	handlers := filesyncv1.Handlers{Output: outputs(r.opt.Exports)}
 	if len(r.opt.LocalMounts) > 0 {
 		files, err := newFileSync(r.opt.LocalMounts)
 		if err != nil {
 			return err
 		}
 		r.opt.Session = append(r.opt.Session, files)
+		handlers.Files = files.files
 	}
+	c.Lend(handlers)
 	if r.refFile != "" {
 		defer func() { err = errors.Join(err, writeFile("--ref-file", r.refFile, []byte(r.opt.Ref))) }()
 	}

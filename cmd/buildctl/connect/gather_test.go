@@ -8,6 +8,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/buildd/buildd/proto/gather"
 )
 
 // slowConn counts writes, each of which waits for permission.
@@ -42,7 +44,7 @@ func (c *slowConn) Close() error {
 
 func TestGatherConnGathers(t *testing.T) {
 	c := &slowConn{permit: make(chan struct{})}
-	g := newGatherConn(c)
+	g := newGatherConn(c, nil)
 	var want bytes.Buffer
 	for i := range 1000 { // the first is taken at once, the others wait together
 		piece := bytes.Repeat([]byte{byte(i)}, 100)
@@ -62,19 +64,19 @@ func TestGatherConnGathers(t *testing.T) {
 	if c.writes > 3 || !c.closed {
 		t.Errorf("%d writes, closed: %v, want at most 3 and true", c.writes, c.closed)
 	}
-	if _, err := g.Write([]byte("x")); !errors.Is(err, net.ErrClosed) {
+	if _, err := g.Write([]byte("x")); !errors.Is(err, io.ErrClosedPipe) {
 		t.Errorf("write after close: %v", err)
 	}
 }
 
 func TestGatherConnWaits(t *testing.T) {
 	c := &slowConn{permit: make(chan struct{})}
-	g := newGatherConn(c)
+	g := newGatherConn(c, nil)
 	wrote := make(chan int)
 	go func() {
 		defer close(wrote)
 		for range 4 {
-			n, err := g.Write(make([]byte, gathered))
+			n, err := g.Write(make([]byte, gather.Limit))
 			if err != nil {
 				t.Error(err)
 			}
@@ -94,15 +96,15 @@ func TestGatherConnWaits(t *testing.T) {
 	if err := g.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if c.got.Len() != 4*gathered {
-		t.Errorf("%d bytes came, want %d", c.got.Len(), 4*gathered)
+	if c.got.Len() != 4*gather.Limit {
+		t.Errorf("%d bytes came, want %d", c.got.Len(), 4*gather.Limit)
 	}
 }
 
 func TestGatherConnFails(t *testing.T) {
 	c := &slowConn{permit: make(chan struct{}), fail: io.ErrClosedPipe}
 	close(c.permit)
-	g := newGatherConn(c)
+	g := newGatherConn(c, nil)
 	var err error
 	for deadline := time.Now().Add(10 * time.Second); err == nil && time.Now().Before(deadline); {
 		_, err = g.Write([]byte("x"))

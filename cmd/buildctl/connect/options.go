@@ -6,12 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
 	"sync"
 	"time"
 
+	filesyncv1 "github.com/buildd/buildd/proto/buildd/filesync/v1"
 	control "github.com/moby/buildkit/api/services/control"
 	"github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/session/grpchijack"
@@ -19,6 +21,13 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+)
+
+const (
+	// What the daemon may send ahead of being read, fixed as in the daemon.
+	streamWindow, connWindow = 1 << 20, 2 << 20
+	// socketBuffer is how much is read from or written to a connection at once.
+	socketBuffer = 128 << 10
 )
 
 // Options say which daemon is meant and how it is reached.
@@ -57,18 +66,34 @@ type Conn struct {
 
 	cc   *grpc.ClientConn
 	held *lifeline
+	lend *filesyncv1.Handlers
 }
 
 // GRPC returns the connection for services that BuildKit's client does not know.
 func (c *Conn) GRPC() grpc.ClientConnInterface { return c.cc }
 
-// session opens the connection that a session is served on.
+// Lend makes the session of the build that follows lend the daemon streams for
+// what h answers.
+func (c *Conn) Lend(h filesyncv1.Handlers) { c.lend = &h }
+
+// session opens the connection that a session is served on. The daemon that sees
+// the session has the streams that it lends.
 func (c *Conn) session(ctx context.Context, proto string, meta map[string][]string) (net.Conn, error) {
+	var loan *filesyncv1.Loan
+	if id := http.Header(meta).Get("X-Docker-Expose-Session-Uuid"); c.lend != nil && id != "" {
+		var err error
+		if loan, err = filesyncv1.Lend(ctx, c.cc, id, *c.lend); err != nil && status.Code(err) != codes.Unimplemented {
+			return nil, err
+		}
+	}
 	conn, err := grpchijack.Dialer(c.ControlClient())(ctx, proto, meta)
 	if err != nil {
+		if loan != nil {
+			loan.End()
+		}
 		return nil, err
 	}
-	return newGatherConn(conn), nil
+	return newGatherConn(conn, loan), nil
 }
 
 // Close ends the connection, and with it a daemon that was started for it, for
@@ -117,6 +142,12 @@ func (o Options) dial(ctx context.Context, addr string) (*Conn, error) {
 			once.Do(func() { conn.cc = cc })
 			return call(ctx, method, req, reply, cc, o...)
 		})))
+	for _, o := range []grpc.DialOption{
+		grpc.WithInitialWindowSize(streamWindow), grpc.WithInitialConnWindowSize(connWindow),
+		grpc.WithReadBufferSize(socketBuffer), grpc.WithWriteBufferSize(socketBuffer),
+	} {
+		opts = append(opts, client.WithGRPCDialOption(o))
+	}
 	opts = append(opts, client.WithSessionDialer(conn.session))
 	if o.Timeout > 0 {
 		var cancel context.CancelFunc

@@ -40,19 +40,6 @@ func (s *lockedStream) Send(p *types.Packet) error {
 	return s.stream.Send(p)
 }
 
-// batchedStream speaks buildd.filesync.v1.
-type batchedStream struct {
-	out *filesyncv1.Writer
-	in  *filesyncv1.Reader
-}
-
-func (s *batchedStream) Send(p *types.Packet) error { return s.out.Write(p) }
-
-func (s *batchedStream) Recv() (*types.Packet, error) {
-	p := new(types.Packet)
-	return p, s.in.Read(p)
-}
-
 // open begins to receive. What it returns beside the stream lets go of it, when
 // the stream's context has ended.
 func (t *transfer) open(ctx context.Context, caller bksession.Caller) (stream, func(), error) {
@@ -64,15 +51,14 @@ func (t *transfer) open(ctx context.Context, caller bksession.Caller) (stream, f
 	setHeader(md, "include-patterns", t.req.includes)
 	setHeader(md, "exclude-patterns", t.req.excludes)
 	setHeader(md, "followpaths", t.req.follow)
-	ctx = metadata.NewOutgoingContext(ctx, md)
 	if caller.Supports(bksession.MethodURL(filesyncv1.FileSync_ServiceDesc.ServiceName, "diffcopy")) {
-		s, err := filesyncv1.NewFileSyncClient(caller.Conn()).DiffCopy(ctx)
+		b, done, err := session.OpenDir(ctx, caller, md)
 		if err != nil {
 			return nil, nil, fmt.Errorf("receive local directory %q: %w", t.req.name, err)
 		}
-		b := &batchedStream{out: filesyncv1.NewWriter(s.Send), in: filesyncv1.NewReader(s.Recv)}
-		return b, func() { _ = b.out.Close() }, nil
+		return b, done, nil
 	}
+	ctx = metadata.NewOutgoingContext(ctx, md)
 	s, err := filesync.NewFileSyncClient(caller.Conn()).DiffCopy(ctx)
 	if err != nil {
 		return nil, nil, fmt.Errorf("receive local directory %q: %w", t.req.name, err)

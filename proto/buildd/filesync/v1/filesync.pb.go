@@ -75,15 +75,259 @@ func (x *Packets) GetData() []byte {
 	return nil
 }
 
+// Piece is a part of a call; one of the fields is there.
+type Piece struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// begin is the daemon's first.
+	Begin *Begin `protobuf:"bytes,1,opt,name=begin,proto3" json:"begin,omitempty"`
+	// data is what the field data is of the messages of a call of
+	// buildd.filesync.v1.FileSync/DiffCopy, or of moby.filesync.v1.FileSend/DiffCopy
+	// to an output that is one file. At most 1 MiB.
+	Data []byte `protobuf:"bytes,2,opt,name=data,proto3" json:"data,omitempty"`
+	// end is the last of each side: the daemon has sent everything, the call has
+	// ended at the client.
+	End           *End `protobuf:"bytes,3,opt,name=end,proto3" json:"end,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Piece) Reset() {
+	*x = Piece{}
+	mi := &file_buildd_filesync_v1_filesync_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Piece) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Piece) ProtoMessage() {}
+
+func (x *Piece) ProtoReflect() protoreflect.Message {
+	mi := &file_buildd_filesync_v1_filesync_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Piece.ProtoReflect.Descriptor instead.
+func (*Piece) Descriptor() ([]byte, []int) {
+	return file_buildd_filesync_v1_filesync_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Piece) GetBegin() *Begin {
+	if x != nil {
+		return x.Begin
+	}
+	return nil
+}
+
+func (x *Piece) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+func (x *Piece) GetEnd() *End {
+	if x != nil {
+		return x.End
+	}
+	return nil
+}
+
+// Begin begins a call.
+type Begin struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// method is the full name of it, with slashes.
+	Method string `protobuf:"bytes,1,opt,name=method,proto3" json:"method,omitempty"`
+	// headers are its metadata.
+	Headers       []*Header `protobuf:"bytes,2,rep,name=headers,proto3" json:"headers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Begin) Reset() {
+	*x = Begin{}
+	mi := &file_buildd_filesync_v1_filesync_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Begin) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Begin) ProtoMessage() {}
+
+func (x *Begin) ProtoReflect() protoreflect.Message {
+	mi := &file_buildd_filesync_v1_filesync_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Begin.ProtoReflect.Descriptor instead.
+func (*Begin) Descriptor() ([]byte, []int) {
+	return file_buildd_filesync_v1_filesync_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Begin) GetMethod() string {
+	if x != nil {
+		return x.Method
+	}
+	return ""
+}
+
+func (x *Begin) GetHeaders() []*Header {
+	if x != nil {
+		return x.Headers
+	}
+	return nil
+}
+
+// Header is one key of a call's metadata.
+type Header struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Values        []string               `protobuf:"bytes,2,rep,name=values,proto3" json:"values,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Header) Reset() {
+	*x = Header{}
+	mi := &file_buildd_filesync_v1_filesync_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Header) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Header) ProtoMessage() {}
+
+func (x *Header) ProtoReflect() protoreflect.Message {
+	mi := &file_buildd_filesync_v1_filesync_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Header.ProtoReflect.Descriptor instead.
+func (*Header) Descriptor() ([]byte, []int) {
+	return file_buildd_filesync_v1_filesync_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Header) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *Header) GetValues() []string {
+	if x != nil {
+		return x.Values
+	}
+	return nil
+}
+
+// End is how a call ended; all zero from the daemon.
+type End struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// code is that of gRPC.
+	Code          int32  `protobuf:"varint,1,opt,name=code,proto3" json:"code,omitempty"`
+	Message       string `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *End) Reset() {
+	*x = End{}
+	mi := &file_buildd_filesync_v1_filesync_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *End) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*End) ProtoMessage() {}
+
+func (x *End) ProtoReflect() protoreflect.Message {
+	mi := &file_buildd_filesync_v1_filesync_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use End.ProtoReflect.Descriptor instead.
+func (*End) Descriptor() ([]byte, []int) {
+	return file_buildd_filesync_v1_filesync_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *End) GetCode() int32 {
+	if x != nil {
+		return x.Code
+	}
+	return 0
+}
+
+func (x *End) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
 var File_buildd_filesync_v1_filesync_proto protoreflect.FileDescriptor
 
 const file_buildd_filesync_v1_filesync_proto_rawDesc = "" +
 	"\n" +
 	"!buildd/filesync/v1/filesync.proto\x12\x12buildd.filesync.v1\"\x1d\n" +
 	"\aPackets\x12\x12\n" +
-	"\x04data\x18\x01 \x01(\fR\x04data2T\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data\"w\n" +
+	"\x05Piece\x12/\n" +
+	"\x05begin\x18\x01 \x01(\v2\x19.buildd.filesync.v1.BeginR\x05begin\x12\x12\n" +
+	"\x04data\x18\x02 \x01(\fR\x04data\x12)\n" +
+	"\x03end\x18\x03 \x01(\v2\x17.buildd.filesync.v1.EndR\x03end\"U\n" +
+	"\x05Begin\x12\x16\n" +
+	"\x06method\x18\x01 \x01(\tR\x06method\x124\n" +
+	"\aheaders\x18\x02 \x03(\v2\x1a.buildd.filesync.v1.HeaderR\aheaders\"2\n" +
+	"\x06Header\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x16\n" +
+	"\x06values\x18\x02 \x03(\tR\x06values\"3\n" +
+	"\x03End\x12\x12\n" +
+	"\x04code\x18\x01 \x01(\x05R\x04code\x12\x18\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage2T\n" +
 	"\bFileSync\x12H\n" +
-	"\bDiffCopy\x12\x1b.buildd.filesync.v1.Packets\x1a\x1b.buildd.filesync.v1.Packets(\x010\x01B>Z<github.com/buildd/buildd/proto/buildd/filesync/v1;filesyncv1b\x06proto3"
+	"\bDiffCopy\x12\x1b.buildd.filesync.v1.Packets\x1a\x1b.buildd.filesync.v1.Packets(\x010\x012J\n" +
+	"\x06Lender\x12@\n" +
+	"\x04Lend\x12\x19.buildd.filesync.v1.Piece\x1a\x19.buildd.filesync.v1.Piece(\x010\x01B>Z<github.com/buildd/buildd/proto/buildd/filesync/v1;filesyncv1b\x06proto3"
 
 var (
 	file_buildd_filesync_v1_filesync_proto_rawDescOnce sync.Once
@@ -97,18 +341,27 @@ func file_buildd_filesync_v1_filesync_proto_rawDescGZIP() []byte {
 	return file_buildd_filesync_v1_filesync_proto_rawDescData
 }
 
-var file_buildd_filesync_v1_filesync_proto_msgTypes = make([]protoimpl.MessageInfo, 1)
+var file_buildd_filesync_v1_filesync_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
 var file_buildd_filesync_v1_filesync_proto_goTypes = []any{
 	(*Packets)(nil), // 0: buildd.filesync.v1.Packets
+	(*Piece)(nil),   // 1: buildd.filesync.v1.Piece
+	(*Begin)(nil),   // 2: buildd.filesync.v1.Begin
+	(*Header)(nil),  // 3: buildd.filesync.v1.Header
+	(*End)(nil),     // 4: buildd.filesync.v1.End
 }
 var file_buildd_filesync_v1_filesync_proto_depIdxs = []int32{
-	0, // 0: buildd.filesync.v1.FileSync.DiffCopy:input_type -> buildd.filesync.v1.Packets
-	0, // 1: buildd.filesync.v1.FileSync.DiffCopy:output_type -> buildd.filesync.v1.Packets
-	1, // [1:2] is the sub-list for method output_type
-	0, // [0:1] is the sub-list for method input_type
-	0, // [0:0] is the sub-list for extension type_name
-	0, // [0:0] is the sub-list for extension extendee
-	0, // [0:0] is the sub-list for field type_name
+	2, // 0: buildd.filesync.v1.Piece.begin:type_name -> buildd.filesync.v1.Begin
+	4, // 1: buildd.filesync.v1.Piece.end:type_name -> buildd.filesync.v1.End
+	3, // 2: buildd.filesync.v1.Begin.headers:type_name -> buildd.filesync.v1.Header
+	0, // 3: buildd.filesync.v1.FileSync.DiffCopy:input_type -> buildd.filesync.v1.Packets
+	1, // 4: buildd.filesync.v1.Lender.Lend:input_type -> buildd.filesync.v1.Piece
+	0, // 5: buildd.filesync.v1.FileSync.DiffCopy:output_type -> buildd.filesync.v1.Packets
+	1, // 6: buildd.filesync.v1.Lender.Lend:output_type -> buildd.filesync.v1.Piece
+	5, // [5:7] is the sub-list for method output_type
+	3, // [3:5] is the sub-list for method input_type
+	3, // [3:3] is the sub-list for extension type_name
+	3, // [3:3] is the sub-list for extension extendee
+	0, // [0:3] is the sub-list for field type_name
 }
 
 func init() { file_buildd_filesync_v1_filesync_proto_init() }
@@ -122,9 +375,9 @@ func file_buildd_filesync_v1_filesync_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_buildd_filesync_v1_filesync_proto_rawDesc), len(file_buildd_filesync_v1_filesync_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   1,
+			NumMessages:   5,
 			NumExtensions: 0,
-			NumServices:   1,
+			NumServices:   2,
 		},
 		GoTypes:           file_buildd_filesync_v1_filesync_proto_goTypes,
 		DependencyIndexes: file_buildd_filesync_v1_filesync_proto_depIdxs,

@@ -125,3 +125,121 @@ var FileSync_ServiceDesc = grpc.ServiceDesc{
 	},
 	Metadata: "buildd/filesync/v1/filesync.proto",
 }
+
+const (
+	Lender_Lend_FullMethodName = "/buildd.filesync.v1.Lender/Lend"
+)
+
+// LenderClient is the client API for Lender service.
+//
+// For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
+//
+// Lender is a service of the daemon. The services of a client's session are
+// spoken over HTTP/2 within a stream of HTTP/2; for the two that carry a client's
+// files a client may lend streams of its own, without the inner protocol. What
+// is said and why does not change, and a daemon or a client that does not know
+// this service, or has no stream at the moment, uses the session.
+type LenderClient interface {
+	// Lend lends the daemon a stream for one call to the client. The metadata
+	// "session" has the session's ID. The daemon sends its headers when it has the
+	// stream, and begin, to end, when there is something to call; the client
+	// should then lend another. Errors: INVALID_ARGUMENT without a session,
+	// RESOURCE_EXHAUSTED for too many streams.
+	Lend(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[Piece, Piece], error)
+}
+
+type lenderClient struct {
+	cc grpc.ClientConnInterface
+}
+
+func NewLenderClient(cc grpc.ClientConnInterface) LenderClient {
+	return &lenderClient{cc}
+}
+
+func (c *lenderClient) Lend(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[Piece, Piece], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Lender_ServiceDesc.Streams[0], Lender_Lend_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[Piece, Piece]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Lender_LendClient = grpc.BidiStreamingClient[Piece, Piece]
+
+// LenderServer is the server API for Lender service.
+// All implementations must embed UnimplementedLenderServer
+// for forward compatibility.
+//
+// Lender is a service of the daemon. The services of a client's session are
+// spoken over HTTP/2 within a stream of HTTP/2; for the two that carry a client's
+// files a client may lend streams of its own, without the inner protocol. What
+// is said and why does not change, and a daemon or a client that does not know
+// this service, or has no stream at the moment, uses the session.
+type LenderServer interface {
+	// Lend lends the daemon a stream for one call to the client. The metadata
+	// "session" has the session's ID. The daemon sends its headers when it has the
+	// stream, and begin, to end, when there is something to call; the client
+	// should then lend another. Errors: INVALID_ARGUMENT without a session,
+	// RESOURCE_EXHAUSTED for too many streams.
+	Lend(grpc.BidiStreamingServer[Piece, Piece]) error
+	mustEmbedUnimplementedLenderServer()
+}
+
+// UnimplementedLenderServer must be embedded to have
+// forward compatible implementations.
+//
+// NOTE: this should be embedded by value instead of pointer to avoid a nil
+// pointer dereference when methods are called.
+type UnimplementedLenderServer struct{}
+
+func (UnimplementedLenderServer) Lend(grpc.BidiStreamingServer[Piece, Piece]) error {
+	return status.Error(codes.Unimplemented, "method Lend not implemented")
+}
+func (UnimplementedLenderServer) mustEmbedUnimplementedLenderServer() {}
+func (UnimplementedLenderServer) testEmbeddedByValue()                {}
+
+// UnsafeLenderServer may be embedded to opt out of forward compatibility for this service.
+// Use of this interface is not recommended, as added methods to LenderServer will
+// result in compilation errors.
+type UnsafeLenderServer interface {
+	mustEmbedUnimplementedLenderServer()
+}
+
+func RegisterLenderServer(s grpc.ServiceRegistrar, srv LenderServer) {
+	// If the following call panics, it indicates UnimplementedLenderServer was
+	// embedded by pointer and is nil.  This will cause panics if an
+	// unimplemented method is ever invoked, so we test this at initialization
+	// time to prevent it from happening at runtime later due to I/O.
+	if t, ok := srv.(interface{ testEmbeddedByValue() }); ok {
+		t.testEmbeddedByValue()
+	}
+	s.RegisterService(&Lender_ServiceDesc, srv)
+}
+
+func _Lender_Lend_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(LenderServer).Lend(&grpc.GenericServerStream[Piece, Piece]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Lender_LendServer = grpc.BidiStreamingServer[Piece, Piece]
+
+// Lender_ServiceDesc is the grpc.ServiceDesc for Lender service.
+// It's only intended for direct use with grpc.RegisterService,
+// and not to be introspected or modified (even as a copy)
+var Lender_ServiceDesc = grpc.ServiceDesc{
+	ServiceName: "buildd.filesync.v1.Lender",
+	HandlerType: (*LenderServer)(nil),
+	Methods:     []grpc.MethodDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "Lend",
+			Handler:       _Lender_Lend_Handler,
+			ServerStreams: true,
+			ClientStreams: true,
+		},
+	},
+	Metadata: "buildd/filesync/v1/filesync.proto",
+}

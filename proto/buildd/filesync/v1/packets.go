@@ -4,65 +4,22 @@ import (
 	"encoding/binary"
 	"errors"
 	"slices"
-	"sync"
 
+	"github.com/buildd/buildd/proto/gather"
 	"github.com/tonistiigi/fsutil/types"
 )
 
-const (
-	// batchSize is how many bytes are gathered while a message is on its way: so
-	// many and their header fit the buffer of 256 KiB that gRPC takes for it.
-	batchSize = 240 << 10
-	// maxPacket bounds one packet: a chunk of a file, or the list entry of one.
-	maxPacket = 512 << 10
-)
+// maxPacket bounds one packet: a chunk of a file, or the list entry of one.
+const maxPacket = 512 << 10
 
-// Writer gathers packets into messages: all that is written while a message is
-// being sent goes with the next, so that nothing ever waits for company.
+// Writer gathers packets into messages.
 type Writer struct {
-	send func(*Packets) error
-	done chan struct{}
-
-	mu     sync.Mutex // guards what follows
-	change *sync.Cond // of any of it
-	buf    []byte
-	closed bool
-	err    error // of send; final
+	out *gather.Writer
 }
 
 // NewWriter returns a Writer that hands its messages to send, one at a time.
 func NewWriter(send func(*Packets) error) *Writer {
-	w := &Writer{send: send, done: make(chan struct{})}
-	w.change = sync.NewCond(&w.mu)
-	go w.run()
-	return w
-}
-
-func (w *Writer) run() {
-	defer close(w.done)
-	for {
-		w.mu.Lock()
-		for len(w.buf) == 0 && !w.closed {
-			w.change.Wait()
-		}
-		if len(w.buf) == 0 {
-			w.mu.Unlock()
-			return
-		}
-		data := w.buf
-		// Not the same memory, as gRPC may look at a message after it was sent.
-		w.buf = make([]byte, 0, min(len(data)*2, batchSize))
-		w.mu.Unlock()
-		w.change.Broadcast()
-		err := w.send(&Packets{Data: data})
-		if err != nil {
-			w.mu.Lock()
-			w.err, w.buf = err, nil
-			w.mu.Unlock()
-			w.change.Broadcast()
-			return
-		}
-	}
+	return &Writer{out: gather.NewWriter(func(b []byte) error { return send(&Packets{Data: b}) })}
 }
 
 // Write sends a packet, which may be used again afterwards. It waits while too
@@ -72,41 +29,17 @@ func (w *Writer) Write(p *types.Packet) error {
 	if size > maxPacket {
 		return errors.New("packet is too large")
 	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	for len(w.buf) > 0 && len(w.buf)+size+binary.MaxVarintLen32 > batchSize && w.err == nil {
-		w.change.Wait()
-	}
-	if w.err != nil {
-		return w.err
-	}
-	if w.closed {
-		return errors.New("write of a packet after the last")
-	}
-	b := binary.AppendUvarint(w.buf, uint64(size))
-	n := len(b)
-	b = slices.Grow(b, size)[:n+size]
-	if _, err := p.MarshalToSizedBufferVT(b[n:]); err != nil {
-		return err
-	}
-	if len(w.buf) == 0 {
-		w.change.Broadcast()
-	}
-	w.buf = b
-	return nil
+	return w.out.Append(size+binary.MaxVarintLen32, func(buf []byte) ([]byte, error) {
+		buf = binary.AppendUvarint(buf, uint64(size))
+		n := len(buf)
+		buf = slices.Grow(buf, size)[:n+size]
+		_, err := p.MarshalToSizedBufferVT(buf[n:])
+		return buf, err
+	})
 }
 
 // Close waits until all is sent and returns the error that stopped it.
-func (w *Writer) Close() error {
-	w.mu.Lock()
-	w.closed = true
-	w.mu.Unlock()
-	w.change.Broadcast()
-	<-w.done
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.err
-}
+func (w *Writer) Close() error { return w.out.Close() }
 
 // Reader takes messages apart.
 type Reader struct {
