@@ -124,6 +124,9 @@ func (b *bench) fixture(name string, make func(dir string) error) (string, error
 	return dir, nil
 }
 
+// stateDir is what an engine keeps.
+func (b *bench) stateDir(e engine) string { return filepath.Join(b.dir, e.name(), "state") }
+
 func (b *bench) fixtureDir(name string) string { return filepath.Join(b.dir, "fixture-"+name) }
 
 // dockerfile makes a context that is nothing but a Dockerfile; %BASE% and %DEBS%
@@ -240,6 +243,20 @@ func forget(dir string) error {
 	return eachFile(dir, func(f *os.File) error { return unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED) })
 }
 
+// useMemory makes the kernel have so many bytes of free memory that were used a
+// moment ago: a virtual machine gives free memory back to its host, and
+// the first write to what comes from there takes longer than anything else.
+func useMemory(bytes int64) error {
+	if bytes == 0 {
+		return nil
+	}
+	m, err := unix.Mmap(-1, 0, int(bytes), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE|unix.MAP_POPULATE)
+	if err != nil {
+		return fmt.Errorf("use %d bytes of memory: %w", bytes, err)
+	}
+	return unix.Munmap(m)
+}
+
 // readAll reads every file below a directory: what is given to a build has
 // mostly just been written, so it is not the disk that is measured.
 func readAll(dir string) error {
@@ -298,9 +315,12 @@ func (b *bench) round(ctx context.Context, w *workload, e engine, n int, r *row)
 	}
 	unix.Sync() // what others have written is not for this one to wait for
 	if w.read != nil {
-		if err := w.read(ctx, b); err != nil {
+		if err := w.read(ctx, b, e); err != nil {
 			return 0, fmt.Errorf("prepare: %w", err)
 		}
+	}
+	if err := useMemory(w.writes); err != nil {
+		return 0, fmt.Errorf("prepare: %w", err)
 	}
 	timed, cancel := context.WithTimeout(ctx, b.o.limit)
 	defer cancel()
@@ -340,7 +360,7 @@ func (b *bench) floor(ctx context.Context, w *workload) []float64 {
 			return nil
 		}
 		unix.Sync()
-		if w.read != nil && w.read(ctx, b) != nil {
+		if w.read != nil && w.read(ctx, b, nil) != nil || useMemory(w.writes) != nil {
 			return nil
 		}
 		cmd := exec.CommandContext(ctx, filepath.Join(programs(), "floor"), w.floor, dir, b.dir)

@@ -22,7 +22,7 @@ const (
 
 func layerWorkloads() []*workload {
 	push := &workload{
-		name: "w4", what: "push of a layer with 500 MB of text, cached build", target: 0.15, floor: "w4", setup: makeText,
+		name: "w4", what: "push of a layer with 500 MB of text, cached build", target: 0.15, floor: "w4", setup: makeText, writes: 1 << 29,
 		start: func(ctx context.Context, b *bench, e engine) error { return b.warm(ctx, e) },
 		before: func(ctx context.Context, b *bench, e engine, round int) error {
 			o, err := e.build(ctx, request{dir: b.textDir(), args: textArgs("w4", round, 0)})
@@ -56,8 +56,8 @@ func layerWorkloads() []*workload {
 		},
 	}
 	pull := &workload{
-		name: "w5", what: "pull and unpack of an image of 10 layers, 600 MB, then one RUN", target: 0.5, floor: "w5", setup: makeLayers, cold: true,
-		read: func(ctx context.Context, b *bench) error { return b.registry.read(ctx, "layers") },
+		name: "w5", what: "pull and unpack of an image of 10 layers, 600 MB, then one RUN", target: 0.5, floor: "w5", setup: makeLayers, cold: true, writes: 1 << 30,
+		read: func(ctx context.Context, b *bench, _ engine) error { return b.registry.read(ctx, "layers") },
 		run: func(ctx context.Context, b *bench, e engine, _ int) (outcome, error) {
 			return e.build(ctx, request{dir: b.fixtureDir("pull")})
 		},

@@ -19,13 +19,14 @@ type workload struct {
 	debian bool    // needs a Debian root file system
 	cold   bool    // every round begins with an empty state
 	once   bool    // one round, none to warm up
+	writes int64   // bytes of files that run writes, about
 
 	without map[string]string // engines that cannot do it, and why
 
 	setup  func(ctx context.Context, b *bench) error
 	start  func(ctx context.Context, b *bench, e engine) error
 	before func(ctx context.Context, b *bench, e engine, round int) error
-	read   func(ctx context.Context, b *bench) error // reads what run will read, just before
+	read   func(ctx context.Context, b *bench, e engine) error // reads what run will read, just before; e is nil for the floor
 	run    func(ctx context.Context, b *bench, e engine, round int) (outcome, error)
 	after  func(ctx context.Context, b *bench, e engine, round int, o outcome) error
 	value  func(e engine) (float64, error) // what is reported instead of the time
