@@ -150,7 +150,7 @@ func (b *bench) workload(ctx context.Context, w, before *workload) (row, error) 
 			return r, err
 		}
 	}
-	if w.group == "" {
+	if w.group == "" && !(w.cold && w.writes > 0) {
 		if err := b.makeRoom(); err != nil {
 			return r, err
 		}
