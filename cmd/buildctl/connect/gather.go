@@ -9,7 +9,7 @@ import (
 )
 
 // flushFor is how long a connection that is closed waits for a peer that does
-// not read.
+// not read, or an output that takes nothing.
 const flushFor = 5 * time.Second
 
 // gatherConn gathers what is written while something is being sent. Each Write to
@@ -34,13 +34,13 @@ func (g *gatherConn) Write(b []byte) (int, error) { return g.out.Write(b) }
 
 // Close sends what waits and ends the session's loan.
 func (g *gatherConn) Close() error {
-	if g.loan != nil {
-		g.loan.End()
-	}
 	sent := make(chan struct{})
 	go func() {
 		defer close(sent)
 		_ = g.out.Close() // a Write has told it, or nobody wants to know
+		if g.loan != nil {
+			g.loan.End()
+		}
 	}()
 	select {
 	case <-sent:
