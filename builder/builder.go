@@ -27,8 +27,9 @@ import (
 type Recorder interface {
 	// Start is called before the first step; the function returned is called
 	// once the build is over, and calls Outcome.Steps even if it records nothing.
-	// ctx may carry the client's trace.
-	Start(ctx context.Context, req *control.SolveRequest, log *progress.Log) (done func(context.Context, Outcome))
+	// ctx may carry the client's trace. recorded tells that the progress can be had
+	// from the record from then on.
+	Start(ctx context.Context, req *control.SolveRequest, log *progress.Log) (done func(context.Context, Outcome) (recorded bool))
 }
 
 // Outcome is how a build ended.
@@ -93,7 +94,7 @@ func (b *Builder) Solve(ctx context.Context, req *control.SolveRequest) (*contro
 	}
 	defer j.end()
 
-	done := func(context.Context, Outcome) {}
+	done := func(context.Context, Outcome) bool { return false }
 	remove := j.acceptFrontend()
 	defer remove()
 	if !req.Internal && b.History != nil {
@@ -104,7 +105,7 @@ func (b *Builder) Solve(ctx context.Context, req *control.SolveRequest) (*contro
 	j.why.Close()
 	out.Steps = j.why.Finish
 	j.log.Close()
-	done(context.WithoutCancel(ctx), out)
+	j.recorded = done(context.WithoutCancel(ctx), out)
 	if out.Err != nil {
 		return nil, out.Err
 	}

@@ -30,6 +30,9 @@ const (
 	// keepFinished is how long a finished build's progress stays for those who
 	// ask late.
 	keepFinished = 15 * time.Second
+	// keepRecorded is that for a build whose record has its progress: it is for
+	// those who asked for the record a moment before the build ended.
+	keepRecorded = time.Second
 )
 
 // job is one request while it runs.
@@ -44,6 +47,7 @@ type job struct {
 	attests   *attestations
 	why       *explain.Build
 	caches    caches
+	recorded  bool // the record has the progress
 }
 
 // newJob checks a request and registers it.
@@ -107,7 +111,11 @@ func (j *job) end() {
 	j.attests.call.Release()
 	j.caches.imports.Close()
 	j.lease.Release()
-	j.b.jobs.finish(j.req.Ref)
+	keep := keepFinished
+	if j.recorded {
+		keep = keepRecorded
+	}
+	j.b.jobs.finish(j.req.Ref, keep)
 	if j.b.Collect != nil {
 		j.b.Collect()
 	}
@@ -165,8 +173,9 @@ func (s *jobs) add(ref string, l *progress.Log) error {
 	return nil
 }
 
-func (s *jobs) finish(ref string) {
-	time.AfterFunc(keepFinished, func() {
+// finish forgets a build after a time.
+func (s *jobs) finish(ref string, keep time.Duration) {
+	time.AfterFunc(keep, func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		delete(s.logs, ref)

@@ -8,6 +8,6 @@ func (s *jobs) refuse(ref string) {
 	log := &progress.Log{}
 	log.Close()
 	if ref != "" && s.add(ref, log) == nil { // else there is a build of that name
-		s.finish(ref)
+		s.finish(ref, keepFinished)
 	}
 }

@@ -115,10 +115,11 @@ func (s *Store) Close() error {
 }
 
 // Start implements builder.Recorder.
-func (s *Store) Start(ctx context.Context, req *control.SolveRequest, log *progress.Log) func(context.Context, builder.Outcome) {
+func (s *Store) Start(ctx context.Context, req *control.SolveRequest, log *progress.Log) func(context.Context, builder.Outcome) bool {
 	if *s.MaxEntries == 0 {
-		return func(ctx context.Context, out builder.Outcome) {
+		return func(ctx context.Context, out builder.Outcome) bool {
 			s.writers.Go(func() { out.Steps(ctx) })
+			return false
 		}
 	}
 	spans := s.Traces.Begin(ctx)
@@ -129,7 +130,7 @@ func (s *Store) Start(ctx context.Context, req *control.SolveRequest, log *progr
 	s.active[rec.Ref] = rec
 	s.publishLocked(control.BuildHistoryEventType_STARTED, rec)
 	s.mu.Unlock()
-	return func(ctx context.Context, out builder.Outcome) {
+	return func(ctx context.Context, out builder.Outcome) bool {
 		e := newEntry(proto.Clone(rec).(*control.BuildHistoryRecord))
 		at := time.Now()
 		e.rec.CompletedAt = timestamppb.New(at)
@@ -144,6 +145,7 @@ func (s *Store) Start(ctx context.Context, req *control.SolveRequest, log *progr
 			}
 			s.complete(ctx, rec.Ref, spans, f)
 		})
+		return true
 	}
 }
 

@@ -8,9 +8,9 @@ import (
 )
 
 // Pauses after a build before memory is given back: a moment, in which the next
-// build of a busy daemon starts, and again when what followers of the build may
-// still ask for is gone.
-var idlePauses = []time.Duration{2 * time.Second, 20 * time.Second}
+// build of a busy daemon starts, again when the build's record is whole, and when
+// what is kept of a build without a record is gone.
+var idlePauses = []time.Duration{2 * time.Second, 4 * time.Second, 20 * time.Second}
 
 // idleMemory gives memory back to the system when the daemon is idle. The Go
 // runtime keeps what builds needed at their peak for minutes, which on a machine
